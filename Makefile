@@ -1,0 +1,93 @@
+# Every target sets up what it needs: a machine with Python 3.11 or newer and make is enough.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SCENARIO ?= primary-lost
+# The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+PACKAGES := app.py stacks recovery functions local_cloud deployment drills benchmarks tests
+
+.PHONY: help setup drill test lint format unit integration integration-aws coverage synth deploy destroy \
+        local-up local-down local-deploy local-destroy bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+## --- set-up -----------------------------------------------------------------------------------------------------
+setup: $(READY) ## install everything into .venv and node_modules (done by every other target when needed)
+
+$(READY): requirements.txt package.json package-lock.json
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python %d.%d was found as $(PYTHON); 3.11 or newer is needed: run make PYTHON=/path/to/python3.11" % v[:2])'
+	@echo "Setting up .venv (about 1.2 GB, once) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(BIN)/npm ci --silent --no-audit --no-fund
+	@touch $@
+
+## --- the main job and its proof ----------------------------------------------------------------------------------
+drill: $(READY) ## lose the primary on this machine and measure the recovery (SCENARIO=list for others)
+	@$(BIN)/python -m drills --scenario $(SCENARIO)
+
+test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest tests/unit -q
+	@$(BIN)/coverage run -m pytest tests/integration -q
+	@$(MAKE) --no-print-directory coverage
+
+coverage: $(READY)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --fail-under=90
+
+unit: $(READY) ## unit tests alone
+	@$(BIN)/python -m pytest tests/unit -q
+
+integration: $(READY) ## integration tests against a local cloud of their own
+	@$(BIN)/python -m pytest tests/integration -q
+
+integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
+	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json
+
+bench: $(READY) ## benchmarks: a table and reports/bench.json
+	@$(BIN)/python -m benchmarks
+
+## --- code ---------------------------------------------------------------------------------------------------------
+lint: $(READY) ## ruff and mypy
+	@$(BIN)/ruff check $(PACKAGES)
+	@$(BIN)/ruff format --check --quiet $(PACKAGES)
+	@$(BIN)/mypy
+
+format: $(READY) ## format the code
+	@$(BIN)/ruff check --fix --quiet $(PACKAGES)
+	@$(BIN)/ruff format $(PACKAGES)
+
+## --- AWS ----------------------------------------------------------------------------------------------------------
+synth: $(READY) ## synthesise the templates into cdk.out/$(ENV_SUFFIX)
+	@$(BIN)/python -m deployment synth --suffix "$(ENV_SUFFIX)"
+
+deploy: $(READY) ## deploy to AWS with the usual credentials: make deploy ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment deploy --suffix "$(ENV_SUFFIX)"
+
+destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment destroy --suffix "$(ENV_SUFFIX)"
+
+## --- local cloud --------------------------------------------------------------------------------------------------
+local-up: $(READY) ## start the local cloud (state in .local-cloud)
+	@$(BIN)/python -m deployment local-up
+
+local-down: $(READY) ## stop the local cloud and remove all that it left
+	@$(BIN)/python -m deployment local-down
+
+local-deploy: $(READY) ## deploy into the local cloud: make local-deploy ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment deploy --local --suffix "$(ENV_SUFFIX)"
+
+local-destroy: $(READY) ## destroy what was deployed into the local cloud: make local-destroy ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment destroy --local --suffix "$(ENV_SUFFIX)"
+
+clean: ## remove what can be made again
+	@rm -rf $(VENV) node_modules build cdk.out cfn-outputs reports .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
