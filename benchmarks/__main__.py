@@ -1,0 +1,121 @@
+"""`python -m benchmarks`: how long things take on this machine, as a table and as `reports/bench.json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from deployment.cdk import ROOT, Cdk
+from drills.report import REPORTS
+
+RESULTS = REPORTS / "bench.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The median of several runs; `target` is what it must not exceed, in the same unit."""
+
+    median: float
+    unit: str
+    runs: tuple[float, ...]
+    target: float
+
+
+def synthesis(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:
+    """Wall time of synthesising the parent and all nested templates, in a process of its own as `make synth` does."""
+    times = []
+    for _ in range(runs):
+        started = time.monotonic()
+        Cdk("bench", environment, ROOT / "reports" / "logs" / "bench.log").synth()
+        times.append(time.monotonic() - started)
+    return {"synth": _result(times, 10)}
+
+
+def drills(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:
+    """Wall time of whole drills, and of their parts as each drill's own report states them."""
+    wall, deploy, recover = [], [], []
+    for _ in range(runs):
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "drills"],
+            cwd=ROOT,
+            env=dict(environment),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        wall.append(time.monotonic() - started)
+        if done.returncode != 0:
+            raise SystemExit(f"a drill ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        report = json.loads((REPORTS / "latest" / "report.json").read_text(encoding="utf-8"))
+        deploy.append(float(report["phases_seconds"]["deploy"]))
+        recover.append(float(report["rto_seconds"]))
+    return {
+        "drill": _result(wall, 90),
+        "local_deploy": _result(deploy, 20),
+        "kill_to_first_write": _result(recover, 30),
+    }
+
+
+BENCHMARKS: Mapping[str, Callable[[int, Mapping[str, str]], dict[str, Result]]] = {
+    "synthesis": synthesis,
+    "drills": drills,
+}
+
+
+def write(results: Mapping[str, Result], path: Path = RESULTS) -> None:
+    """Merge results into `bench.json`: name → {median, unit, runs, target}; others that are there stay."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    merged = known | {name: asdict(result) for name, result in results.items()}
+    path.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
+
+
+def show(results: Mapping[str, Result], console: Console) -> None:
+    """Print results as a table."""
+    table = Table("benchmark", "median", "lowest", "highest", "target", "runs")
+    for name, result in results.items():
+        colour = "green" if result.median <= result.target else "red"
+        table.add_row(
+            name,
+            f"[{colour}]{result.median:.1f} {result.unit}[/]",
+            f"{min(result.runs):.1f}",
+            f"{max(result.runs):.1f}",
+            f"≤ {result.target:g}",
+            str(len(result.runs)),
+        )
+    console.print(table)
+
+
+def _result(times: list[float], target: float) -> Result:
+    return Result(round(statistics.median(times), 2), "s", tuple(round(t, 2) for t in times), target)
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+    """Run the benchmarks; 0 when every median keeps its target, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--runs", type=int, default=3, help="runs of each benchmark")
+    parser.add_argument("--only", choices=BENCHMARKS, action="append", help="run only this one (may be repeated)")
+    chosen = parser.parse_args(arguments)
+    results: dict[str, Result] = {}
+    for name in chosen.only or BENCHMARKS:
+        print(f"{name}: {chosen.runs} runs ...", file=sys.stderr)
+        results |= BENCHMARKS[name](chosen.runs, environment)
+        write(results)
+    show(results, Console())
+    return 0 if all(result.median <= result.target for result in results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,123 @@
+"""`python -m deployment`: synthesise, deploy and destroy, on AWS or in the local cloud. The only place of this
+program that reads the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployment import local, outputs
+from deployment.account import Account
+from deployment.cdk import Cdk
+from deployment.configuration import configured
+from deployment.precondition import check_secret
+from deployment.problem import Problem
+from stacks.settings import Settings, SettingsError
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was asked for on the command line."""
+
+    suffix: str
+    is_local: bool
+    state: Path
+    environment: Mapping[str, str]
+
+    def target(self) -> Mapping[str, str]:
+        """The environment of the place to deploy to."""
+        return local.environment_of(self.state, self.environment) if self.is_local else self.environment
+
+
+def synth(command: Command) -> None:
+    """Synthesise the templates of a suffix."""
+    settings(command)
+    cdk = Cdk(command.suffix, command.environment)
+    cdk.synth()
+    print(f"Synthesised into {cdk.assembly.relative_to(Path.cwd())}")
+
+
+def deploy(command: Command) -> None:
+    """Deploy a suffix and write its flat outputs."""
+    chosen = settings(command)
+    environment = command.target()
+    check_secret(Account(environment), chosen.secret_name)
+    cdk = Cdk(command.suffix, environment)
+    cdk.synth()
+    started = time.monotonic()
+    flat = cdk.deploy()
+    outputs.write(flat, command.suffix)
+    print(
+        f"Deployed {command.suffix} in {time.monotonic() - started:.1f} s; outputs in "
+        f"{outputs.FLAT_OUTPUTS.relative_to(Path.cwd())}"
+    )
+
+
+def destroy(command: Command) -> None:
+    """Destroy a suffix and forget its outputs."""
+    settings(command)
+    cdk = Cdk(command.suffix, command.target())
+    cdk.synth()
+    cdk.destroy()
+    outputs.forget(command.suffix)
+    print(f"Destroyed {command.suffix}")
+
+
+def local_up(command: Command) -> None:
+    """Start the local cloud and make it look like the agency's account before the first deploy."""
+    local.up(command.state, command.environment)
+    environment = local.environment_of(command.state, command.environment)
+    local.prepare(environment, configured({"environmentSuffix": "any"}).secret_name, command.state / "bootstrap.log")
+    print(
+        f"The local cloud is up at {environment['AWS_ENDPOINT_URL']}; its environment is in "
+        f"{command.state / 'environment'}"
+    )
+
+
+def local_down(command: Command) -> None:
+    """Stop the local cloud."""
+    local.down(command.state, command.environment)
+    print("The local cloud is down")
+
+
+def settings(command: Command) -> Settings:
+    """The validated settings of a suffix; raises SettingsError with one sentence per problem."""
+    return configured({"environmentSuffix": command.suffix} if command.suffix else {})
+
+
+COMMANDS: Mapping[str, Callable[[Command], None]] = {
+    "synth": synth,
+    "deploy": deploy,
+    "destroy": destroy,
+    "local-up": local_up,
+    "local-down": local_down,
+}
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+    """Run one command; 0 when it worked, 1 with one clear sentence when it could not, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m deployment", description=__doc__)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--suffix", default="", help="environment suffix, part of every resource's name")
+    parser.add_argument("--local", action="store_true", help="deploy into the local cloud instead of AWS")
+    parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
+    chosen = parser.parse_args(arguments)
+    command = Command(chosen.suffix, chosen.local, chosen.state.resolve(), environment)
+    try:
+        COMMANDS[chosen.command](command)
+    except (Problem, SettingsError) as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; run the same command again to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,70 @@
+"""The local cloud as a place to deploy to: start it, bootstrap it, give it the secret that the agency has."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import string
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from deployment.account import Account
+from deployment.cdk import ROOT, Cdk
+from deployment.problem import Problem
+
+DEFAULT_STATE = ROOT / ".local-cloud"
+MASTER_USER = "citizens_admin"
+
+
+def up(state: Path, environment: Mapping[str, str]) -> None:
+    """Start the local cloud of a state folder, or find it running. Raises Problem with the log's end when it cannot."""
+    _local_cloud(["up", "--state", str(state), "--detach"], environment)
+
+
+def down(state: Path, environment: Mapping[str, str]) -> None:
+    """Stop the local cloud of a state folder and remove all that it left; one that does not run is down already."""
+    _local_cloud(["down", "--state", str(state)], environment)
+
+
+def environment_of(state: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program that uses the local cloud of a state folder. Raises Problem when it does not run."""
+    file = state / "environment"
+    if not file.exists():
+        raise Problem(f"The local cloud is not running ({file} does not exist): start it with make local-up.")
+    # Nothing that points at a real account may reach a program that is meant for the local cloud.
+    clean = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+    pairs = (line.partition("=") for line in file.read_text(encoding="utf-8").splitlines() if "=" in line)
+    return clean | {name: value for name, _, value in pairs}
+
+
+def prepare(environment: Mapping[str, str], secret_name: str, log: Path) -> None:
+    """Give the local cloud what the agency's account has before the first deploy: CDK's bootstrap and the secret."""
+    Cdk("bootstrap", environment, log).bootstrap(environment["CDK_DEFAULT_ACCOUNT"], environment["CDK_DEFAULT_REGION"])
+    create_agency_secret(environment, secret_name)
+
+
+def create_agency_secret(environment: Mapping[str, str], name: str) -> None:
+    """Create the secret that the agency's account has beforehand; an existing one is left as it is."""
+    client = Account(environment).client("secretsmanager")
+    alphabet = string.ascii_letters + string.digits
+    value = {"username": MASTER_USER, "password": "".join(secrets.choice(alphabet) for _ in range(32))}
+    try:
+        client.create_secret(Name=name, SecretString=json.dumps(value))
+    except client.exceptions.ResourceExistsException:
+        return
+
+
+def _local_cloud(arguments: list[str], environment: Mapping[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "local_cloud", *arguments],
+        cwd=ROOT,
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Problem(f"The local cloud failed:\n{done.stdout.strip()}")

@@ -1,0 +1,69 @@
+"""`python -m drills`: lose something on purpose and measure the recovery. The only place of this program that reads
+the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from deployment.configuration import configured
+from deployment.problem import Problem
+from drills.drill import Drill
+from drills.measurement import Objectives
+from drills.report import summarise
+from drills.scenarios import SCENARIOS
+from drills.timeline import Entry, Timeline
+from stacks.settings import SettingsError
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+    """Run one drill. Exit codes: 0 objectives met and nothing left behind, 1 missed or could not run, 2 not measured,
+    130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m drills", description=__doc__)
+    parser.add_argument("--scenario", default="primary-lost", help="`list` shows them all")
+    chosen = parser.parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    if chosen.scenario == "list":
+        for scenario in SCENARIOS.values():
+            console.print(f"{scenario.name:20} {scenario.description}")
+        return 0
+    if chosen.scenario not in SCENARIOS:
+        print(f"There is no scenario {chosen.scenario!r}; expected one of: {', '.join(SCENARIOS)}.", file=sys.stderr)
+        return 1
+    started = time.time()
+
+    def show(entry: Entry) -> None:
+        console.print(f"[dim]{entry.at - started:7.1f} s[/]  [cyan]{entry.source:14}[/] {entry.event}", markup=True)
+
+    # A terminal that closes or a job that is cancelled must clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        settings = configured({"environmentSuffix": "drill"})
+        objectives = Objectives(settings.rto_seconds, settings.rpo_seconds)
+        report = Drill(SCENARIOS[chosen.scenario], environment, Timeline(show), objectives, settings.secret_name).run()
+    except (Problem, SettingsError) as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted: the local cloud is stopped and nothing is left of the drill.", file=sys.stderr)
+        return 130
+    path = report.write()
+    summarise(report, console, path)
+    if report.measurement.verdict == "not measured":
+        return 2
+    return 0 if report.measurement.verdict == "met" and not report.left_behind else 1
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

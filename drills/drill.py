@@ -1,0 +1,217 @@
+"""A drill from the first process to the last: deploy, load, fail, watch, measure, destroy."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from botocore.exceptions import BotoCoreError, ClientError
+
+from deployment import local, outputs, remains
+from deployment.account import Account
+from deployment.cdk import ROOT, Cdk
+from deployment.precondition import check_secret
+from deployment.problem import Problem
+from drills.client import Application
+from drills.ledger import Ledger
+from drills.measurement import Measurement, Objectives, measure
+from drills.report import REPORTS, Report, commit_of
+from drills.scenarios import Scenario
+from drills.timeline import Timeline
+from drills.watch import Watch
+
+READY_SECONDS = 60.0
+"""How long the witnesses may take to report after a deploy: their schedules fire once a minute."""
+
+LOAD_SECONDS = 5.0
+"""Load before the failure, so that there is something to lose."""
+
+SETTLE_SECONDS = 2.0
+"""Load after service is back, so that a recovery that does not hold is seen."""
+
+
+@dataclass
+class Drill:
+    """One drill in a local cloud of its own, which is gone afterwards whatever happened."""
+
+    scenario: Scenario
+    environment: Mapping[str, str]
+    timeline: Timeline
+    objectives: Objectives
+    secret_name: str
+    suffix: str = field(default_factory=lambda: f"drill-{secrets.token_hex(2)}")
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Path:
+        """The folder of this drill's local cloud."""
+        return ROOT / f".local-cloud-{self.suffix}"
+
+    def run(self) -> Report:
+        """Run the drill; the local cloud is down when this returns or raises."""
+        started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        log = REPORTS / "logs" / f"{self.suffix}.log"
+        cdk: Cdk | None = None
+        try:
+            cdk = self._prepare(log)
+            account = Account(cdk.environment)
+            with self._phase("deploy"):
+                flat = cdk.deploy()
+                outputs.write(flat, self.suffix)
+            self.timeline.add("drill", f"deployed {self.suffix} in {self.phases['deploy']:.1f} s")
+            measurement = self._rehearse(account, flat)
+            delays = self._control(cdk.environment, "delays")
+            with self._phase("destroy"):
+                cdk.destroy()
+                outputs.forget(self.suffix)
+            left = tuple(remains.of(account, self.suffix))
+            self.timeline.add("drill", f"destroyed in {self.phases['destroy']:.1f} s, {len(left) or 'nothing'} left")
+        finally:
+            with self._phase("stop"):
+                local.down(self.state, self.environment)
+                outputs.forget(self.suffix)
+        log.unlink(missing_ok=True)
+        return Report(
+            suffix=self.suffix,
+            scenario=self.scenario.name,
+            started_at=started_at,
+            measurement=measurement,
+            objectives=self.objectives,
+            timeline=tuple(self.timeline.entries),
+            phases=self.phases,
+            delays=delays,
+            left_behind=left,
+            commit=commit_of(ROOT),
+            template_sha256=cdk.template_sha256(),
+        )
+
+    def _prepare(self, log: Path) -> Cdk:
+        """Start the local cloud and synthesise, side by side."""
+        self.timeline.add("drill", "starting the local cloud and synthesising the templates")
+        with self._phase("prepare"), ThreadPoolExecutor() as pool:
+            synth = pool.submit(Cdk(self.suffix, self.environment, log).synth)
+            local.up(self.state, self.environment)
+            environment = local.environment_of(self.state, self.environment)
+            local.prepare(environment, self.secret_name, log)
+            synth.result()
+        check_secret(Account(environment), self.secret_name)
+        self.timeline.add(
+            "drill", f"local cloud at {environment['AWS_ENDPOINT_URL']}, {self.phases['prepare']:.1f} s; deploying"
+        )
+        return Cdk(self.suffix, environment, log)
+
+    def _rehearse(self, account: Account, flat: Mapping[str, str]) -> Measurement:
+        """Load, failure, recovery; from the failure on nothing is touched but the clients' own transactions."""
+        application = Application(account, flat)
+        ledger = Ledger(application.connect)
+        watch = Watch(account, flat, self.timeline)
+        with self._phase("load"):
+            ledger.create_table()
+            ledger.start()
+            self._await_witnesses(account, flat)
+            watch.start()
+            time.sleep(LOAD_SECONDS)
+        try:
+            with self._phase("recover"):
+                self.timeline.add("client", f"{len(ledger.attempts)} transactions so far, all through the writer URI")
+                failed_at = time.time()
+                what = self.scenario.cause(account.environment["LOCAL_CLOUD_URL"], flat)
+                self.timeline.add("drill", what, failed_at)
+                self._await_service(ledger, failed_at)
+        finally:
+            ledger.stop()
+        ended_at = time.time()
+        self._await_record(watch)
+        watch.stop()
+        measurement = measure(ledger.attempts, _present(ledger), failed_at, ended_at, self.objectives, ledger.broken)
+        if measurement.rto_seconds is not None:
+            self.timeline.add("client", "first transaction acknowledged again", failed_at + measurement.rto_seconds)
+        return measurement
+
+    def _await_witnesses(self, account: Account, flat: Mapping[str, str]) -> None:
+        """Wait until both witnesses have seen both members: before that the system is still starting."""
+        table = account.client("dynamodb")
+        deadline = time.monotonic() + READY_SECONDS
+        missing = {"observation#a", "observation#c"}
+        while missing:
+            for key in sorted(missing):
+                item = table.get_item(TableName=flat["RecoveryTableName"], Key={"id": {"S": key}}).get("Item")
+                if item and _sees_both(item):
+                    missing.discard(key)
+                    self.timeline.add("witness", f"witness {key[-1]} sees primary and standby")
+            if missing and time.monotonic() > deadline:
+                raise Problem(
+                    f"{' and '.join(sorted(missing))} did not show both members within {READY_SECONDS:.0f} s "
+                    f"after the deploy: "
+                    "see the witnesses' log groups."
+                )
+            time.sleep(0.2)
+
+    def _await_service(self, ledger: Ledger, failed_at: float) -> None:
+        """Wait until transactions are acknowledged again and stay so, or the RTO is spent."""
+        deadline = failed_at + self.objectives.rto_seconds
+        noticed = back = False
+        told = time.monotonic()
+        while time.time() < deadline:
+            failures = [a for a in ledger.attempts if a.outcome == "failed" and a.ended >= failed_at]
+            if failures and not noticed:
+                noticed = True
+                self.timeline.add("client", f"first transaction failed: {failures[0].error}", failures[0].ended)
+            if noticed and not back:
+                back = ledger.acknowledged_since(failures[-1].started) is not None
+                if back:
+                    deadline = min(deadline, time.time() + SETTLE_SECONDS)
+            if not back and time.monotonic() - told > 5:
+                told = time.monotonic()
+                self.timeline.add(
+                    "client", f"no service for {time.time() - failed_at:.0f} s, {len(failures)} transactions failed"
+                )
+            if ledger.broken:
+                return
+            time.sleep(0.1)
+
+    def _await_record(self, watch: Watch) -> None:
+        """Let the incident finish its record: service is back before the machine has ended."""
+        deadline = time.monotonic() + 30
+        while watch.execution_status == "RUNNING" and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+    def _control(self, environment: Mapping[str, str], path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{environment['LOCAL_CLOUD_URL']}/{path}", timeout=10) as answer:  # noqa: S310
+            value: dict[str, Any] = json.load(answer)
+            return value
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = time.monotonic() - started
+
+
+def _sees_both(item: Mapping[str, Any]) -> bool:
+    return all(
+        item.get(member, {}).get("M", {}).get("reachable", {}).get("BOOL") is True for member in ("primary", "standby")
+    )
+
+
+def _present(ledger: Ledger) -> set[int] | None:
+    """The rows after recovery; None when they cannot be read, which the measurement then says."""
+    for _ in range(5):
+        try:
+            return ledger.rows_present()
+        except (psycopg.Error, ClientError, BotoCoreError):
+            threading.Event().wait(1)
+    return None

@@ -1,0 +1,145 @@
+"""The load of a drill: uniquely numbered transactions, and what the client was told of each."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import psycopg
+
+TABLE = "public.drill_ledger"
+Outcome = Literal["acknowledged", "failed"]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One transaction as its client saw it. Times are seconds since the epoch on the client's clock.
+
+    `acknowledged` means that COMMIT was answered; `failed` that it was not, which leaves open whether the row exists.
+    """
+
+    number: int
+    started: float
+    ended: float
+    outcome: Outcome
+    error: str | None = None
+
+
+class Connect(Protocol):
+    """Opens a connection to the writer, as an application would."""
+
+    def __call__(self) -> psycopg.Connection[tuple[object, ...]]:
+        """Return an open connection in autocommit mode."""
+        ...
+
+
+class Ledger:
+    """Writers that keep inserting numbered rows through the writer URI, each a transaction of its own, until stopped.
+
+    A writer whose transaction fails drops its connection and comes back with the *next* number after `pause` seconds:
+    a number
+    is never written twice, so a row that is there without an acknowledgement is not counted as one, and none is
+    counted double.
+    """
+
+    def __init__(self, connect: Connect, *, writers: int = 4, pause: float = 0.1, interval: float = 0.02) -> None:
+        self._connect = connect
+        self._pause = pause
+        self._interval = interval
+        self._numbers = itertools.count(1)
+        self._attempts: list[Attempt] = []
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._write, name=f"writer-{n}", daemon=True) for n in range(writers)]
+        self._broken: list[str] = []
+
+    def create_table(self) -> None:
+        """Create the ledger's table where it is missing."""
+        with self._connect() as connection:
+            connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {TABLE} (number bigint PRIMARY KEY, written timestamptz "
+                f"DEFAULT clock_timestamp(), note text)"
+            )
+
+    def start(self) -> None:
+        """Start the writers."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop the writers after the transaction that each is in."""
+        self._stop.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(timeout=30)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """All attempts so far, in the order in which they ended."""
+        with self._lock:
+            return list(self._attempts)
+
+    @property
+    def broken(self) -> list[str]:
+        """Why writers ended before they were told to; a measurement is not worth anything then."""
+        with self._lock:
+            return list(self._broken)
+
+    def acknowledged_since(self, moment: float) -> Attempt | None:
+        """The first acknowledged transaction that was started after a moment."""
+        with self._lock:
+            later = (a for a in reversed(self._attempts) if a.outcome == "acknowledged" and a.started > moment)
+            return min(later, key=lambda attempt: attempt.ended, default=None)
+
+    def rows_present(self) -> set[int]:
+        """The numbers that the database holds now."""
+        with self._connect() as connection:
+            return {int(str(row[0])) for row in connection.execute(f"SELECT number FROM {TABLE}")}  # noqa: S608
+
+    def _write(self) -> None:
+        connection: psycopg.Connection[tuple[object, ...]] | None = None
+        try:
+            while not self._stop.is_set():
+                with self._lock:
+                    number = next(self._numbers)
+                started = time.time()
+                try:
+                    if connection is None:
+                        connection = self._connect()
+                    connection.execute(f"INSERT INTO {TABLE} (number, note) VALUES (%s, %s)", (number, "市民記録"))  # noqa: S608
+                except (psycopg.Error, OSError) as error:
+                    self._note(Attempt(number, started, time.time(), "failed", _one_line(error)))
+                    _close(connection)
+                    connection = None
+                    self._stop.wait(self._pause)
+                else:
+                    self._note(Attempt(number, started, time.time(), "acknowledged"))
+                    self._stop.wait(self._interval)
+        except Exception as error:
+            # The writer is the probe: its own failure must be known, or silence would look like an outage.
+            with self._lock:
+                self._broken.append(f"{threading.current_thread().name}: {type(error).__name__}: {error}")
+        finally:
+            _close(connection)
+
+    def _note(self, attempt: Attempt) -> None:
+        with self._lock:
+            self._attempts.append(attempt)
+
+
+def acknowledged(attempts: Iterable[Attempt]) -> Iterator[Attempt]:
+    """The attempts that were acknowledged."""
+    return (attempt for attempt in attempts if attempt.outcome == "acknowledged")
+
+
+def _close(connection: psycopg.Connection[tuple[object, ...]] | None) -> None:
+    if connection is not None:
+        connection.close()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

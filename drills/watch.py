@@ -1,0 +1,143 @@
+"""Watches what AWS itself says while a drill runs: RDS status and events, the incident's execution, the role record."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from deployment.account import Account
+from drills.timeline import Timeline
+
+INTERVAL_SECONDS = 0.5
+
+
+class Watch:
+    """Polls a deployed system and adds each change to the timeline. It only reads: the drill touches nothing after
+    the failure."""
+
+    def __init__(self, account: Account, outputs: Mapping[str, str], timeline: Timeline) -> None:
+        self._rds = account.client("rds")
+        self._machines = account.client("stepfunctions")
+        self._table = account.client("dynamodb")
+        self._outputs = outputs
+        self._timeline = timeline
+        self._stop = threading.Event()
+        self._seen: set[str] = set()
+        self._statuses: dict[str, str] = {}
+        self._epoch: str | None = None
+        self._since = datetime.now(UTC)
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self.execution_status: str | None = None
+
+    def start(self) -> None:
+        """Begin to watch; what is there already is taken as known."""
+        self._look(report=False)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look a last time and end."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=30)
+
+    def _run(self) -> None:
+        while not self._stop.wait(INTERVAL_SECONDS):
+            self._look(report=True)
+        self._look(report=True)
+
+    def _look(self, *, report: bool) -> None:
+        for look in (self._look_at_members, self._look_at_events, self._look_at_executions, self._look_at_roles):
+            try:
+                look(report)
+            except (ClientError, BotoCoreError) as error:
+                self._note("watch", f"cannot look: {error}", f"error {error}", report=report)
+
+    def _note(self, source: str, event: str, key: str, at: float | None = None, *, report: bool) -> None:
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        if report:
+            self._timeline.add(source, event, at)
+
+    def _look_at_members(self, report: bool) -> None:
+        for name in ("Member1Identifier", "Member2Identifier"):
+            member = self._outputs[name]
+            try:
+                instance = self._rds.describe_db_instances(DBInstanceIdentifier=member)["DBInstances"][0]
+            except ClientError as error:
+                status = error.response["Error"]["Code"]
+            else:
+                source = instance.get("ReadReplicaSourceDBInstanceIdentifier")
+                status = f"{instance['DBInstanceStatus']}" + (f", replica of {source}" if source else "")
+            if self._statuses.get(member) != status:
+                self._statuses[member] = status
+                if report:
+                    self._timeline.add("rds status", f"{member}: {status}")
+
+    def _look_at_events(self, report: bool) -> None:
+        for name in ("Member1Identifier", "Member2Identifier"):
+            member = self._outputs[name]
+            answer = self._rds.describe_events(SourceIdentifier=member, SourceType="db-instance", Duration=60)
+            for event in answer["Events"]:
+                at = event["Date"].timestamp()
+                key = f"{member} {event['Message']} {at}"
+                self._note("rds event", f"{member}: {event['Message']}", key, at, report=report)
+
+    def _look_at_executions(self, report: bool) -> None:
+        machine = self._outputs["FailoverStateMachineArn"]
+        for execution in self._machines.list_executions(stateMachineArn=machine, maxResults=10)["executions"]:
+            if execution["startDate"] < self._since:
+                continue
+            arn = execution["executionArn"]
+            self.execution_status = execution["status"]
+            history = self._machines.get_execution_history(executionArn=arn, maxResults=1000)["events"]
+            for event in history:
+                text = _describe(event)
+                if text:
+                    self._note(
+                        "state machine", text, f"{arn} {event['id']}", event["timestamp"].timestamp(), report=report
+                    )
+
+    def _look_at_roles(self, report: bool) -> None:
+        item = self._table.get_item(TableName=self._outputs["RecoveryTableName"], Key={"id": {"S": "roles"}}).get(
+            "Item"
+        )
+        if item is None:
+            return
+        epoch = item["epoch"]["N"]
+        if epoch != self._epoch:
+            self._epoch = epoch
+            if report:
+                self._timeline.add("role record", f"epoch {epoch}: {item['primary']['S']} is the primary")
+
+
+def _describe(event: Mapping[str, Any]) -> str | None:
+    """One line for the events of an execution that a reader wants to see."""
+    kind = event["type"]
+    if kind == "ExecutionStarted":
+        return "execution started"
+    if kind == "ExecutionSucceeded":
+        return "execution succeeded"
+    if kind in ("ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted"):
+        details = event.get("executionFailedEventDetails", {})
+        return f"{kind}: {details.get('error', '')} {details.get('cause', '')}".strip()
+    if kind.endswith("StateEntered"):
+        return str(event["stateEnteredEventDetails"]["name"])
+    if kind == "TaskStateExited" and event["stateExitedEventDetails"]["name"] == "Observe":
+        return _decision(event["stateExitedEventDetails"].get("output", ""))
+    return None
+
+
+def _decision(output: str) -> str | None:
+    try:
+        value = json.loads(output)
+    except ValueError:
+        return None
+    if isinstance(value, dict) and "action" in value:
+        return f"decision: {value['action']} — {value.get('reason', '')}"
+    return None

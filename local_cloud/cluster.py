@@ -1,0 +1,349 @@
+"""One PostgreSQL cluster: a data folder, a socket, a postmaster that is a child of ours."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+from psycopg import sql
+
+from local_cloud.postgres_host import HostError, PostgresHost, kill_below, remove
+
+ADMINISTRATOR = "rdsadmin"
+REPLICATOR = "rdsrepladmin"
+INTERNAL_ROLES = (ADMINISTRATOR, REPLICATOR)
+START_TIMEOUT_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 5.0
+# Line of postmaster.pid (from 0) that holds the state of the server.
+STATUS_LINE = 7
+
+BASE_SETTINGS: Mapping[str, str] = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "password_encryption": "scram-sha-256",
+    # What must survive is a kill of processes. What they wrote is in the kernel's page cache then, synced or not: only a crash of the
+    # machine would need fsync, and no data outlives the local cloud.
+    "fsync": "off",
+    # Needed all the same: a base backup taken from a standby is refused without.
+    "full_page_writes": "on",
+    "shared_buffers": "32MB",
+    "max_connections": "200",
+    "max_wal_senders": "25",
+    "max_replication_slots": "20",
+    "max_worker_processes": "12",
+    "io_method": "sync",
+    "min_wal_size": "32MB",
+    "max_wal_size": "512MB",
+    # A replica that follows its source to the source's Multi-AZ copy needs the last WAL, for which no slot was kept there.
+    "wal_keep_size": "256MB",
+    "wal_level": "replica",
+    "hot_standby": "on",
+    "wal_retrieve_retry_interval": "100ms",
+    "wal_receiver_status_interval": "1s",
+    # RDS has it off as well: parameters come from the parameter group.
+    "allow_alter_system": "off",
+    "logging_collector": "off",
+    "log_line_prefix": "%t:%r:%u@%d:[%p]:",
+    "log_timezone": "UTC",
+    "timezone": "UTC",
+}
+
+HOST_BASED_AUTHENTICATION = f"""\
+# The socket's folder is private to the clusters' account; the endpoint refuses the internal roles from outside.
+local all         {ADMINISTRATOR}     trust
+local all         {REPLICATOR} trust
+local replication {REPLICATOR} trust
+local all         all          scram-sha-256
+local replication all          scram-sha-256
+"""
+
+# One statement a line, as single-user mode reads them. The roles are those of an RDS instance.
+TEMPLATE_SQL = f"""\
+CREATE ROLE {REPLICATOR} LOGIN REPLICATION;
+CREATE ROLE rds_replication NOLOGIN;
+CREATE ROLE rds_password NOLOGIN;
+CREATE ROLE rds_iam NOLOGIN;
+CREATE ROLE rds_superuser NOLOGIN CREATEDB CREATEROLE;
+GRANT pg_monitor, pg_signal_backend, pg_checkpoint, rds_replication, rds_password TO rds_superuser WITH ADMIN OPTION;
+"""
+
+
+class ClusterError(Exception):
+    """A cluster did not do what it was asked; the message holds PostgreSQL's last words."""
+
+
+class Cluster:
+    """A cluster. Not thread-safe but for `kill`, `is_running` and `pid`.
+
+    `on_exit(cluster)` is called from a thread of its own when the postmaster ends without `stop`, `kill` or `remove` having asked for it.
+    """
+
+    def __init__(self, host: PostgresHost, name: str, on_exit: Callable[["Cluster"], None]) -> None:
+        self._host = host
+        self._on_exit = on_exit
+        self._number = host.next_number()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: threading.Thread | None = None
+        self._exit_expected = True
+        self.directory = host.storage / f"{name}-{self._number}"
+        self.data = self.directory / "data"
+        self.log = self.directory / "postgresql.log"
+        self.socket = host.sockets / f".s.PGSQL.{self._number}"
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's process id, None when there is none."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the postmaster lives."""
+        return self.pid is not None
+
+    def connection_info(self, application_name: str, slot: str) -> dict[str, str]:
+        """The settings with which a standby streams from this cluster."""
+        info = (
+            f"host={self._host.sockets} port={self._number} user={REPLICATOR} dbname=postgres "
+            f"application_name={application_name} connect_timeout=5"
+        )
+        return {"primary_conninfo": info, "primary_slot_name": slot}
+
+    def create(self, template: Path) -> None:
+        """Make the data folder from the fleet's template."""
+        self._host.make_directory(self.directory)
+        self._host.run("/bin/cp", "-R", str(template), str(self.data))
+
+    def clone(self, source: "Cluster", slot: str) -> None:
+        """Make the data folder by a base backup of `source`, to be started as its standby.
+
+        WAL is kept from the start of the backup by the physical `slot` of the source, which must exist.
+        """
+        self._host.make_directory(self.directory)
+        try:
+            self._host.run(
+                "pg_basebackup",
+                *("-h", str(self._host.sockets), "-p", str(source._number), "-U", REPLICATOR, "-w"),
+                *("-D", str(self.data), "-X", "stream", "-S", slot, "--checkpoint=fast", "--no-sync", "--no-manifest"),
+            )
+        except HostError as error:
+            raise ClusterError(str(error)) from error
+        self._host.write(self.data / "standby.signal", "")
+
+    def configure(self, settings: Mapping[str, str]) -> None:
+        """Write the configuration; a running cluster reloads it, what needs a restart waits for one."""
+        if not self.data.exists():
+            return
+        merged = {
+            **BASE_SETTINGS,
+            **settings,
+            "unix_socket_directories": str(self._host.sockets),
+            "port": str(self._number),
+        }
+        lines = (f"{name} = '{_quoted(value)}'\n" for name, value in merged.items())
+        self._host.write(self.data / "postgresql.conf", "".join(lines))
+        pid = self.pid
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+
+    def start(self) -> None:
+        """Start the server and wait until it accepts connections. Raises ClusterError when it does not."""
+        if self.is_running:
+            return
+        # The server refuses to start beside backends of a killed predecessor, and these could still acknowledge something.
+        self.end_orphans()
+        self._exit_expected = True
+        try:
+            process = self._process = self._host.start(["postgres", "-D", str(self.data)], self.log)
+        except (HostError, OSError) as error:
+            raise ClusterError(f"{self.directory.name} cannot start: {error}") from error
+        watcher = self._watcher = threading.Thread(
+            target=self._watch, args=(process,), name=f"watch-{self.directory.name}", daemon=True
+        )
+        watcher.start()
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while not self._accepts_connections(process.pid):
+            if process.returncode is not None or time.monotonic() > deadline:
+                self.kill()
+                raise ClusterError(f"{self.directory.name} did not start: {self.last_words()}")
+            time.sleep(0.01)
+        self._exit_expected = False
+        if process.returncode is not None:
+            self._on_exit(self)
+
+    def stop(self) -> None:
+        """Stop in order (fast), by force when that takes too long."""
+        self._exit_expected = True
+        process = self._process
+        if process is None:
+            return
+        for request, patience in ((signal.SIGINT, STOP_TIMEOUT_SECONDS), (signal.SIGQUIT, 2.0)):
+            with contextlib.suppress(ProcessLookupError):
+                if process.returncode is None:
+                    os.kill(process.pid, request)
+            if self._joined(patience):
+                break
+        self.kill()
+
+    def kill(self) -> None:
+        """`kill -9` the postmaster, wait for its end, and end the backends it leaves."""
+        self._exit_expected = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            self._joined(10.0)
+        self.end_orphans()
+
+    def kill_postmaster(self) -> None:
+        """`kill -9` the postmaster as somebody else would: `on_exit` is called."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
+    def end_orphans(self) -> None:
+        """End what a killed postmaster has left: nothing of this cluster writes or acknowledges after that."""
+        if self.data.exists():
+            kill_below([self.data])
+
+    def promote(self) -> None:
+        """End recovery; returns when the cluster accepts writes. Nothing happens when it does already."""
+        if self.is_in_recovery():
+            self.execute("SELECT pg_promote(true, 60)")
+
+    def is_in_recovery(self) -> bool:
+        """Whether the cluster is a standby."""
+        return bool(self.query("SELECT pg_is_in_recovery()")[0][0])
+
+    def has_standby(self, application_name: str) -> bool:
+        """Whether a standby of that name has caught up and streams."""
+        rows = self.query(
+            "SELECT 1 FROM pg_stat_replication WHERE application_name = %s AND state = 'streaming'", [application_name]
+        )
+        return bool(rows)
+
+    def keep_slot(self, name: str) -> None:
+        """Make a physical replication slot, unless it is there."""
+        self.execute(
+            "SELECT pg_create_physical_replication_slot(%s, true)"
+            " WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s)",
+            [name, name],
+        )
+
+    def drop_slot(self, name: str) -> None:
+        """Drop a replication slot nobody uses, if it is there."""
+        self.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+            " WHERE slot_name = %s AND active_pid IS NULL",
+            [name],
+        )
+
+    def create_master(self, username: str, password: str, database: str) -> None:
+        """Make the main user and the first database.
+
+        RDS's main user holds `rds_superuser`, which may make FOR ALL TABLES publications and event triggers; PostgreSQL gives these to
+        superusers only, so the main user is one here. What the product relies on stays within what RDS allows.
+        """
+        role = sql.Identifier(username)
+        attributes: LiteralString = "CREATE ROLE {} LOGIN CREATEDB CREATEROLE REPLICATION SUPERUSER PASSWORD {}"
+        with self._connect() as connection:
+            connection.execute(sql.SQL(attributes).format(role, sql.Literal(password)))
+            connection.execute(sql.SQL("GRANT rds_superuser TO {} WITH ADMIN OPTION").format(role))
+            if database not in ("", "postgres"):
+                connection.execute(
+                    sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(database), role),
+                )
+
+    def set_password(self, username: str, password: str) -> None:
+        """Change a user's password."""
+        statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(username), sql.Literal(password))
+        with self._connect() as connection:
+            connection.execute(statement)
+
+    def query(self, statement: LiteralString, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Run a query as the administrator. Raises ClusterError."""
+        try:
+            with self._connect() as connection:
+                return connection.execute(statement, values).fetchall()
+        except psycopg.Error as error:
+            raise ClusterError(f"{self.directory.name}: {error}") from error
+
+    def execute(self, statement: LiteralString, values: Sequence[object] = ()) -> None:
+        """Run a statement as the administrator. Raises ClusterError."""
+        try:
+            with self._connect() as connection:
+                connection.execute(statement, values)
+        except psycopg.Error as error:
+            raise ClusterError(f"{self.directory.name}: {error}") from error
+
+    def remove(self) -> None:
+        """Kill the cluster and delete everything it had. Idempotent."""
+        self.kill()
+        remove(self.directory)
+        self.socket.unlink(missing_ok=True)
+        self.socket.with_name(self.socket.name + ".lock").unlink(missing_ok=True)
+
+    def last_words(self) -> str:
+        """The end of the server's log."""
+        try:
+            return self.log.read_text(errors="replace").strip()[-800:]
+        except OSError:
+            return "no log"
+
+    def _connect(self) -> "psycopg.Connection[tuple[object, ...]]":
+        return psycopg.connect(
+            host=str(self._host.sockets),
+            port=self._number,
+            user=ADMINISTRATOR,
+            dbname="postgres",
+            autocommit=True,
+            connect_timeout=10,
+            # An administrator's change must never wait for a Multi-AZ copy that may be gone.
+            options="-c synchronous_commit=local -c statement_timeout=90s -c search_path=pg_catalog",
+        )
+
+    def _joined(self, patience: float) -> bool:
+        watcher = self._watcher
+        if watcher is not None and watcher is not threading.current_thread():
+            watcher.join(patience)
+        return not self.is_running
+
+    def _watch(self, process: "subprocess.Popen[bytes]") -> None:
+        process.wait()
+        if not self._exit_expected:
+            self._on_exit(self)
+
+    def _accepts_connections(self, pid: int) -> bool:
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        return len(lines) > STATUS_LINE and lines[0] == str(pid) and lines[STATUS_LINE].strip() == "ready"
+
+
+def make_template(host: PostgresHost) -> Path:
+    """Make the data folder all clusters of a fleet start from: initdb takes a second, a copy does not.
+
+    All clusters of a fleet therefore share one system identifier.
+    """
+    template = host.storage / "template"
+    host.run(
+        "initdb",
+        *("-D", str(template), "-U", ADMINISTRATOR, "-A", "trust", "-E", "UTF8"),
+        *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-sync", "--no-instructions"),
+    )
+    host.write(template / "pg_hba.conf", HOST_BASED_AUTHENTICATION)
+    host.run("postgres", "--single", "-F", "-D", str(template), "postgres", stdin=TEMPLATE_SQL)
+    return template
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "''")

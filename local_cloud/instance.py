@@ -1,0 +1,637 @@
+"""One DB instance: its status as RDS reports it, and the work that changes it, one piece at a time."""
+
+import contextlib
+import logging
+import queue
+import secrets
+import string
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from local_cloud.cluster import Cluster, ClusterError
+from local_cloud.endpoint import EndpointServer, Fault, Rules
+from local_cloud.multi_az import ClusterPair, Upstream
+from local_cloud.parameters import forces_ssl
+from local_cloud.postgres_host import HostError, PostgresHost
+
+logger = logging.getLogger(__name__)
+
+# RDS uploads transaction logs every five minutes: the latest restorable time moves in these steps.
+RESTORABLE_STEP = timedelta(minutes=5)
+# After PromoteReadReplica the status stays `available` for seconds; here for this part of the promotion, at most so long.
+PROMOTION_UNNOTICED_PART = 0.2
+PROMOTION_UNNOTICED_SECONDS = 0.5
+# The part of the promotion after which the replica accepts writes (then it reboots).
+PROMOTION_MODIFYING_PART = 0.6
+COPY_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class InstanceSpec:
+    """What CreateDBInstance says. A read replica takes `master_username`, `master_password` and `database` from its source.
+
+    `availability_zones`: the zone of the instance, then the zone of its Multi-AZ copy.
+    """
+
+    identifier: str
+    master_username: str
+    master_password: str
+    database: str
+    port: int
+    multi_az: bool
+    parameters: Mapping[str, str]
+    engine_version: str
+    security_groups: tuple[str, ...]
+    availability_zones: tuple[str, ...]
+    deletion_protection: bool
+
+
+@dataclass(frozen=True)
+class InstanceView:
+    """What DescribeDBInstances says, and where the instance lives on this machine.
+
+    `processes` are the process ids of the postmasters and `directories` the storage of the instance and of its Multi-AZ copy.
+    """
+
+    identifier: str
+    status: str
+    endpoint_address: str
+    endpoint_port: int
+    source_identifier: str | None
+    replica_identifiers: tuple[str, ...]
+    multi_az: bool
+    availability_zone: str
+    secondary_availability_zone: str | None
+    resource_id: str
+    master_username: str
+    database: str
+    security_groups: tuple[str, ...]
+    processes: tuple[int, ...]
+    directories: tuple[Path, ...]
+    latest_restorable_time: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class RdsEvent:
+    """An event of RDS; `source_identifier` is the instance."""
+
+    source_identifier: str
+    event_id: str
+    categories: tuple[str, ...]
+    message: str
+    at: datetime
+
+
+# Event id → category and message, as the list of RDS events has them.
+EVENTS: Mapping[str, tuple[str, str]] = {
+    "RDS-EVENT-0001": ("backup", "Backing up DB instance"),
+    "RDS-EVENT-0002": ("backup", "Finished DB instance backup"),
+    "RDS-EVENT-0003": ("deletion", "DB instance deleted"),
+    "RDS-EVENT-0004": ("availability", "DB instance shutdown"),
+    "RDS-EVENT-0005": ("creation", "DB instance created"),
+    "RDS-EVENT-0006": ("availability", "DB instance restarted"),
+    "RDS-EVENT-0013": ("failover", "Multi-AZ instance failover started."),
+    "RDS-EVENT-0016": ("configuration change", "Reset master credentials"),
+    "RDS-EVENT-0024": ("configuration change", "The DB instance is being converted to a Multi-AZ DB instance."),
+    "RDS-EVENT-0025": ("configuration change", "The DB instance has been converted to a Multi-AZ DB instance."),
+    "RDS-EVENT-0030": ("configuration change", "The DB instance has been converted to a Single-AZ DB instance."),
+    "RDS-EVENT-0031": (
+        "failure",
+        "DB instance put into failed state. RDS recommends that you initiate a point-in-time-restore.",
+    ),
+    "RDS-EVENT-0034": (
+        "failover",
+        "Abandoning user requested failover since a failover recently occurred on the database instance.",
+    ),
+    "RDS-EVENT-0045": ("read replica", "Replication has stopped."),
+    "RDS-EVENT-0046": ("read replica", "Replication for the Read Replica resumed."),
+    "RDS-EVENT-0049": ("failover", "Multi-AZ instance failover completed."),
+    "RDS-EVENT-0087": ("notification", "DB instance stopped."),
+    "RDS-EVENT-0088": ("notification", "DB instance started."),
+}
+
+
+@dataclass(frozen=True)
+class Delays:
+    """How long RDS takes, in seconds. The real numbers are minutes; these are for rehearsals.
+
+    creation: until a new instance is available; promotion: from the call to `available` as a primary; multi_az_failover: the endpoint is down
+    so long; failed_after: from the loss of an instance to its status `failed`; reboot; backing_up: length of a backup (0: none is shown).
+    """
+
+    creation_seconds: float = 0.0
+    promotion_seconds: float = 1.0
+    multi_az_failover_seconds: float = 2.0
+    failed_after_seconds: float = 2.0
+    reboot_seconds: float = 0.5
+    backing_up_seconds: float = 0.0
+
+
+class FleetError(Exception):
+    """A request RDS would refuse; `code` is RDS's error code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class InterruptedWorkError(Exception):
+    """The instance was lost, deleted or closed while it was at work."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the instances of a fleet share. `replicas_of(identifier)` lists the read replicas of an instance."""
+
+    host: PostgresHost
+    template: Path
+    endpoints: EndpointServer
+    delays: Callable[[], Delays]
+    emit: Callable[[RdsEvent], None]
+    replicas_of: Callable[[str], Iterable["Instance"]]
+
+
+class Instance:
+    """A DB instance. Requests check and set the status at once; the work is done by the instance's own thread, in order."""
+
+    def __init__(self, spec: InstanceSpec, surroundings: Surroundings, source: "Instance | None" = None) -> None:
+        self.spec = spec
+        self.source = source
+        self.status = "creating"
+        self.resource_id = "db-" + "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(26))
+        self.created_at = datetime.now(UTC)
+        self._around = surroundings
+        self._gate = threading.Lock()
+        self._zones = spec.availability_zones
+        self._endpoint = ("", spec.port)
+        self._lost_at: datetime | None = None
+        self._interrupted = threading.Event()
+        self._ended = threading.Event()
+        self._promoting = False
+        self._pair = ClusterPair(
+            surroundings.host,
+            spec.identifier,
+            spec.parameters,
+            on_main_exit=self._main_exited,
+            on_copy_exit=self._copy_exited,
+        )
+        self._work: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._do_work, name=f"rds-{spec.identifier}", daemon=True).start()
+
+    @property
+    def slot(self) -> str:
+        """The replication slot a replica uses at its source; named after the resource, as RDS does it."""
+        return "rds_" + self.resource_id.lower().replace("-", "_")
+
+    def view(self) -> InstanceView:
+        """The instance as it is at this moment; never waits."""
+        spec, zones, source = self.spec, self._zones, self.source
+        clusters = self._pair.clusters
+        pids = (cluster.pid for cluster in clusters)
+        return InstanceView(
+            identifier=spec.identifier,
+            status=self.status,
+            endpoint_address=self._endpoint[0],
+            endpoint_port=self._endpoint[1],
+            source_identifier=source.spec.identifier if source is not None else None,
+            replica_identifiers=tuple(replica.spec.identifier for replica in self._around.replicas_of(spec.identifier)),
+            multi_az=spec.multi_az,
+            availability_zone=zones[0] if zones else "",
+            secondary_availability_zone=zones[1] if spec.multi_az and len(zones) > 1 else None,
+            resource_id=self.resource_id,
+            master_username=spec.master_username,
+            database=spec.database,
+            security_groups=spec.security_groups,
+            processes=tuple(pid for pid in pids if pid is not None),
+            directories=tuple(cluster.directory for cluster in clusters),
+            latest_restorable_time=self._latest_restorable_time(),
+            created_at=self.created_at,
+        )
+
+    # Requests: each returns or raises at once, unless it says otherwise.
+
+    def create(self) -> None:
+        """Create the instance; returns when it is available."""
+        self._submit(self._create).result()
+
+    def promote(self) -> None:
+        """Begin to make a read replica an instance of its own."""
+        with self._gate:
+            if self.source is None:
+                raise self._refusal("is not a read replica")
+            if self._promoting:
+                raise self._refusal("is being promoted already")
+            self._require("available")
+            self._promoting = True
+        self._submit(self._promote)
+
+    def source_was_deleted(self) -> None:
+        """RDS promotes the replicas of a deleted source."""
+        with contextlib.suppress(FleetError):
+            self.promote()
+
+    def reboot(self, force_failover: bool) -> None:
+        """Begin a restart, or a failover to the Multi-AZ copy."""
+        with self._gate:
+            self._require("available")
+            if force_failover and not self.spec.multi_az:
+                raise FleetError(
+                    "InvalidParameterCombination", "Cannot specify ForceFailover when the instance is not Multi-AZ."
+                )
+            self.status = "rebooting"
+        self._submit(self._fail_over_on_request if force_failover else self._reboot)
+
+    def stop(self) -> None:
+        """Begin to stop."""
+        with self._gate:
+            if self.source is not None or any(self._around.replicas_of(self.spec.identifier)):
+                raise self._refusal("is a read replica or has one: it cannot be stopped")
+            self._require("available")
+            self.status = "stopping"
+        self._submit(self._stop)
+
+    def start(self) -> None:
+        """Begin to start."""
+        with self._gate:
+            self._require("stopped")
+            self.status = "starting"
+        self._submit(self._start)
+
+    def back_up(self) -> None:
+        """Begin a backup: the status is `backing-up` for a while."""
+        with self._gate:
+            self._require("available")
+            self.status = "backing-up"
+        self._submit(self._back_up)
+
+    def change_access(self, security_groups: tuple[str, ...] | None, deletion_protection: bool | None) -> None:
+        """Change what needs no work on the database, in any status."""
+        with self._gate:
+            if security_groups is not None:
+                self.spec = replace(self.spec, security_groups=security_groups)
+            if deletion_protection is not None:
+                self.spec = replace(self.spec, deletion_protection=deletion_protection)
+        self._set_rules()
+
+    def modify(self, master_password: str | None, parameters: Mapping[str, str] | None, multi_az: bool | None) -> None:
+        """Change the database; returns when it is done."""
+        with self._gate:
+            self._require("available")
+            if master_password is not None and self.source is not None:
+                raise self._refusal("is a read replica: its master password is its source's")
+            self.status = "modifying"
+        self._submit(lambda: self._modify(master_password, parameters, multi_az)).result()
+
+    def kill(self) -> None:
+        """`kill -9` the postmaster behind the endpoint, and look the other way."""
+        main = self._pair.main
+        pid = main.pid if main is not None else None
+        if main is None or pid is None:
+            raise self._refusal("is not running")
+        main.kill_postmaster()
+
+    def lose(self) -> None:
+        """Lose instance, copy and storage for good; returns when all is dead."""
+        self._lost_at = datetime.now(UTC)
+        self._interrupted.set()
+        self._around.endpoints.set_target(self.spec.identifier, None)
+        self._pair.kill()
+        self._around.endpoints.disconnect(self.spec.identifier)
+        removed: Future[None] = Future()
+        self._submit(lambda: self._lose(removed))
+        removed.result(60)
+
+    def delete(self) -> None:
+        """Delete the instance; returns when nothing of it is left."""
+        with self._gate:
+            if self.spec.deletion_protection:
+                raise FleetError(
+                    "InvalidParameterCombination",
+                    "Cannot delete protected DB Instance, please disable deletion protection and try again.",
+                )
+            if self.status == "deleting":
+                raise self._refusal("is being deleted already")
+            self.status = "deleting"
+        self._halt()
+        self._submit(self._delete).result()
+        self._work.put(None)
+
+    def set_fault(self, fault: Fault) -> None:
+        """Let a network fault begin or end."""
+        self._around.endpoints.set_fault(self.spec.identifier, fault)
+
+    def synchronise_slots(self) -> None:
+        """Keep the copy's logical slots fresh."""
+        if self.status == "available":
+            self._pair.synchronise_slots()
+
+    def close(self) -> None:
+        """End everything at once, without ceremony: the fleet closes. Idempotent."""
+        self._halt()
+        self._work.put(None)
+        with contextlib.suppress(OSError):
+            self._pair.kill()
+
+    # Work, done by the instance's thread.
+
+    def _create(self) -> None:
+        started = time.monotonic()
+        delays = self._around.delays()
+        self._endpoint = self._around.endpoints.open(self.spec.identifier, self._rules())
+        if self.source is None:
+            self._pair.create(
+                self._around.template, self.spec.master_username, self.spec.master_password, self.spec.database
+            )
+        else:
+            self._pair.clone(self._upstream())
+        if self.spec.multi_az:
+            self._pair.build_copy()
+        self._wait_until(started + delays.creation_seconds)
+        self._emit("RDS-EVENT-0005")
+        self._aim()
+        if delays.backing_up_seconds > 0:
+            self.status = "backing-up"
+            self._back_up()
+        self._become_available()
+
+    def _promote(self) -> None:
+        started, seconds = time.monotonic(), self._around.delays().promotion_seconds
+        try:
+            self._wait_until(started + min(seconds * PROMOTION_UNNOTICED_PART, PROMOTION_UNNOTICED_SECONDS))
+            self.status = "modifying"
+            self._wait_until(started + seconds * PROMOTION_MODIFYING_PART)
+            self._persist(self._pair.promote)
+            self.status = "rebooting"
+            self._emit("RDS-EVENT-0004")
+            self._persist(self._pair.restart)
+            self._wait_until(started + seconds)
+            self._aim()
+            self._emit("RDS-EVENT-0006")
+            self.source = None
+            self._become_available()
+        finally:
+            self._promoting = False
+
+    def _reboot(self) -> None:
+        started = time.monotonic()
+        self._aim(nowhere=True)
+        self._emit("RDS-EVENT-0004")
+        self._persist(self._pair.restart)
+        self._wait_until(started + self._around.delays().reboot_seconds)
+        self._aim()
+        self._emit("RDS-EVENT-0006")
+        self._become_available()
+
+    def _fail_over_on_request(self) -> None:
+        if self._pair.has_live_copy:
+            # Storage is copied on RDS: a failover in order loses nothing of a slot's state.
+            self._pair.synchronise_slots()
+            self._fail_over()
+        else:
+            self._emit("RDS-EVENT-0034")
+        self._become_available()
+
+    def _fail_over(self) -> None:
+        started = time.monotonic()
+        self._aim(nowhere=True)
+        self._emit("RDS-EVENT-0013")
+        self._pair.fail_over()
+        self._wait_until(started + self._around.delays().multi_az_failover_seconds)
+        self._zones = tuple(reversed(self._zones))
+        self._aim()
+        self._emit("RDS-EVENT-0049")
+        self._submit(self._ensure_copy)
+        for replica in self._around.replicas_of(self.spec.identifier):
+            replica.source_moved()
+
+    def _recover(self) -> None:
+        """Bring the instance back after its main cluster died: what RDS does by itself, without a change of the status."""
+        main = self._pair.main
+        if main is None or main.is_running or self._interrupted.is_set() or self.status in ("stopping", "stopped"):
+            return
+        if self._pair.has_live_copy:
+            self._fail_over()
+            return
+        started = time.monotonic()
+        self._pair.revive()
+        self._wait_until(started + self._around.delays().reboot_seconds)
+        self._aim()
+        self._emit("RDS-EVENT-0006")
+        self._submit(self._ensure_copy)
+
+    def source_moved(self) -> None:
+        """The source has another cluster behind its endpoint now: follow it."""
+        self._submit(self._follow_source)
+
+    def _follow_source(self) -> None:
+        if self.source is None or self._pair.main is None:
+            return
+        upstream = self._upstream()
+        if not self._pair.follow(upstream):
+            # It has more than the source's copy had, or lacks WAL the copy never kept: RDS rebuilds such a replica as well.
+            self._emit("RDS-EVENT-0045")
+            self._aim(nowhere=True)
+            self._pair.clone(upstream)
+            self._aim()
+            self._emit("RDS-EVENT-0046")
+        self._ensure_copy()
+
+    def _ensure_copy(self) -> None:
+        main = self._pair.main
+        if not self.spec.multi_az or self._pair.has_live_copy or main is None or not main.is_running:
+            return
+        try:
+            self._pair.build_copy()
+        except (ClusterError, HostError) as error:
+            logger.warning("the Multi-AZ copy of %s is built again: %s", self.spec.identifier, error)
+            self._wait_until(time.monotonic() + COPY_RETRY_SECONDS)
+            self._submit(self._ensure_copy)
+
+    def _stop(self) -> None:
+        self._aim(nowhere=True)
+        self._pair.stop()
+        self._emit("RDS-EVENT-0087")
+        self.status = "stopped"
+
+    def _start(self) -> None:
+        self._pair.revive()
+        self._pair.start_copy()
+        self._aim()
+        self._emit("RDS-EVENT-0088")
+        self._become_available()
+
+    def _back_up(self) -> None:
+        self._emit("RDS-EVENT-0001")
+        self._wait_until(time.monotonic() + self._around.delays().backing_up_seconds)
+        self._emit("RDS-EVENT-0002")
+        self._become_available()
+
+    def _modify(self, master_password: str | None, parameters: Mapping[str, str] | None, multi_az: bool | None) -> None:
+        try:
+            if parameters is not None:
+                self.spec = replace(self.spec, parameters=dict(parameters))
+                self._pair.set_parameters(parameters)
+                self._set_rules()
+            if master_password is not None:
+                self.spec = replace(self.spec, master_password=master_password)
+                self._persist(self._set_password)
+                self._emit("RDS-EVENT-0016")
+            if multi_az is not None and multi_az != self.spec.multi_az:
+                self._set_multi_az(multi_az)
+        finally:
+            self._become_available()
+
+    def _set_password(self) -> None:
+        if self._pair.main is not None:
+            self._pair.main.set_password(self.spec.master_username, self.spec.master_password)
+
+    def _set_multi_az(self, multi_az: bool) -> None:
+        self.spec = replace(self.spec, multi_az=multi_az)
+        if multi_az:
+            self._emit("RDS-EVENT-0024")
+            self._pair.build_copy()
+            self._emit("RDS-EVENT-0025")
+        else:
+            self._pair.drop_copy()
+            self._emit("RDS-EVENT-0030")
+
+    def _lose(self, removed: "Future[None]") -> None:
+        deadline = time.monotonic() + self._around.delays().failed_after_seconds
+        try:
+            self._pair.remove()
+        finally:
+            removed.set_result(None)
+        if self._ended.wait(max(0.0, deadline - time.monotonic())):
+            return
+        with self._gate:
+            if self.status != "deleting":
+                self.status = "failed"
+        self._emit("RDS-EVENT-0031")
+        for replica in self._around.replicas_of(self.spec.identifier):
+            replica.report("RDS-EVENT-0045")
+
+    def _delete(self) -> None:
+        self._around.endpoints.close_endpoint(self.spec.identifier)
+        self._pair.release_upstream()
+        self._pair.remove()
+        self._emit("RDS-EVENT-0003")
+
+    def report(self, event_id: str) -> None:
+        """Emit an event of this instance."""
+        self._submit(lambda: self._emit(event_id))
+
+    # How work is done.
+
+    def _submit(self, work: Callable[[], None]) -> "Future[None]":
+        future: Future[None] = Future()
+        self._work.put((work, future))
+        return future
+
+    def _do_work(self) -> None:
+        while (item := self._work.get()) is not None:
+            work, future = item
+            try:
+                work()
+            except InterruptedWorkError as error:
+                future.set_exception(error)
+            except Exception as error:
+                if not self._ended.is_set():
+                    logger.exception("work on %s failed", self.spec.identifier)
+                    self._give_up()
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+    def _give_up(self) -> None:
+        """What could not be brought back is `failed`, as on RDS."""
+        main = self._pair.main
+        with self._gate:
+            if self.status in ("creating", "deleting", "failed", "stopped") or self._interrupted.is_set():
+                return
+            if main is not None and main.is_running:
+                return
+            self.status = "failed"
+        self._emit("RDS-EVENT-0031")
+
+    def _persist(self, work: Callable[[], None]) -> None:
+        """Do something with the main cluster; bring the cluster back and do it again when it died meanwhile."""
+        try:
+            work()
+        except Exception:
+            main = self._pair.main
+            if main is None or main.is_running or self._interrupted.is_set():
+                raise
+            if self._pair.has_live_copy:
+                self._fail_over()
+            else:
+                self._pair.revive()
+            work()
+
+    def _main_exited(self, cluster: Cluster) -> None:
+        """Called in the thread that saw the postmaster die."""
+        if cluster is self._pair.main and not self._interrupted.is_set():
+            with contextlib.suppress(RuntimeError):
+                self._around.endpoints.set_target(self.spec.identifier, None)
+            self._submit(self._recover)
+
+    def _copy_exited(self, _: Cluster) -> None:
+        self._submit(self._ensure_copy)
+
+    def _aim(self, *, nowhere: bool = False) -> None:
+        main = self._pair.main
+        self._around.endpoints.set_target(
+            self.spec.identifier, None if nowhere or main is None or not main.is_running else main.socket
+        )
+
+    def _become_available(self) -> None:
+        with self._gate:
+            if self.status not in ("deleting", "failed") and not self._interrupted.is_set():
+                self.status = "available"
+
+    def _wait_until(self, moment: float) -> None:
+        if self._interrupted.wait(max(0.0, moment - time.monotonic())):
+            raise InterruptedWorkError(f"{self.spec.identifier} is gone")
+
+    def _halt(self) -> None:
+        self._interrupted.set()
+        self._ended.set()
+
+    def _upstream(self) -> Upstream:
+        main = self.source._pair.main if self.source is not None else None
+        if main is None:
+            raise ClusterError(f"the source of {self.spec.identifier} is gone")
+        return Upstream(main, self.slot)
+
+    def _rules(self) -> Rules:
+        return Rules(self.spec.security_groups, self._endpoint[1], forces_ssl(self.spec.parameters))
+
+    def _set_rules(self) -> None:
+        self._around.endpoints.set_rules(self.spec.identifier, self._rules())
+
+    def _emit(self, event_id: str) -> None:
+        category, message = EVENTS[event_id]
+        event = RdsEvent(self.spec.identifier, event_id, (category,), message, datetime.now(UTC))
+        try:
+            self._around.emit(event)
+        except Exception:
+            logger.exception("the listener failed at %s", event)
+
+    def _require(self, status: str) -> None:
+        if self.status != status:
+            raise self._refusal(f"is not in {status} state, it is {self.status}")
+
+    def _refusal(self, reason: str) -> FleetError:
+        return FleetError("InvalidDBInstanceState", f"Instance {self.spec.identifier} {reason}.")
+
+    def _latest_restorable_time(self) -> datetime | None:
+        if self.source is not None or self.status == "creating":
+            return None
+        alive_until = self._lost_at or datetime.now(UTC)
+        return self.created_at + (alive_until - self.created_at) // RESTORABLE_STEP * RESTORABLE_STEP

@@ -1,0 +1,235 @@
+"""Decide what to do about a primary that may be lost. Pure: no clock, no network, no database.
+
+Three parties give signals that the primary is lost, each counting once: witness a, witness c, and RDS by its status or
+its events. A witness that reaches neither member only proves that it is itself cut off: it gives no signal. Nothing
+destructive happens on fewer than two signals, nor while any fresh witness still writes to the primary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from recovery.objectives import Detection, Objectives
+from recovery.observation import Observation
+from recovery.rds import ABSENT, UNKNOWN, Event, MemberStatus
+from recovery.roles import Roles
+
+Action = Literal["stand_by", "wait", "force", "promote", "refuse"]
+
+CLOCK_SKEW_SECONDS = 5.0
+"""How far a witness's clock may be off from the arbiter's; AWS keeps them within milliseconds."""
+ACTING_SECONDS = 540.0
+"""Kept back of the RTO for acting: 480 s for RDS's promotion and a minute for every other step."""
+SIGNALS_NEEDED = 2
+
+LOST_STATUSES = frozenset({"failed", "storage-full", "deleting", "restore-error", ABSENT})
+LOST_PREFIXES = ("incompatible-", "inaccessible-encryption-credentials")
+BUSY_STATUSES = frozenset({"rebooting", "modifying", "starting", "maintenance", "upgrading", "storage-optimization"})
+CAPABLE_STATUSES = frozenset({"available", "storage-optimization"})
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything a decision is made from. Times are epoch seconds; `now` is the arbiter's own clock.
+
+    `started_at` is when the incident began. `forced` tells that this incident has forced a failover already.
+    """
+
+    now: float
+    epoch: int
+    started_at: float
+    roles: Roles
+    observations: tuple[Observation, ...]
+    primary: MemberStatus
+    standby: MemberStatus
+    events: tuple[Event, ...] = ()
+    forced: bool = False
+    detection: Detection = Detection()
+    objectives: Objectives = Objectives()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, why (one sentence with its numbers), and what it was decided from."""
+
+    action: Action
+    reason: str
+    primary: str
+    standby: str
+    epoch: int
+    primary_status: str
+    inputs: dict[str, Any]
+
+
+def lost(status: str) -> bool:
+    """Whether RDS says by this status that the instance cannot come back by itself."""
+    return status in LOST_STATUSES or status.startswith(LOST_PREFIXES)
+
+
+def trust_seconds(detection: Detection) -> float:
+    """How old an observation may be: three rounds at their slowest, and never below ten seconds (a new run's cold start)."""
+    return max(10.0, 3 * max(detection.probe_interval, detection.probe_timeout))
+
+
+def fresh(situation: Situation) -> tuple[Observation, ...]:
+    """The observations that count: of the present epoch, no older than trusted and not from the future, give or take skew."""
+    oldest = situation.now - trust_seconds(situation.detection) - CLOCK_SKEW_SECONDS
+    newest = situation.now + CLOCK_SKEW_SECONDS
+    return tuple(
+        seen for seen in situation.observations if seen.epoch == situation.roles.epoch and oldest <= seen.at <= newest
+    )
+
+
+def waiting_limit(detection: Detection, objectives: Objectives) -> float:
+    """Seconds since the loss after which no decision is put off: what acting needs of the RTO is kept, the grace granted."""
+    return min(objectives.rto_seconds, max(detection.multi_az_grace, objectives.rto_seconds - ACTING_SECONDS))
+
+
+def decide(situation: Situation) -> Decision:
+    """The decision for any situation; never raises."""
+    action, reason = _judge(situation)
+    return Decision(
+        action=action,
+        reason=reason,
+        primary=situation.roles.primary,
+        standby=situation.roles.standby,
+        epoch=situation.roles.epoch,
+        primary_status=situation.primary.status,
+        inputs=_inputs(situation),
+    )
+
+
+def _judge(situation: Situation) -> tuple[Action, str]:
+    roles, detection = situation.roles, situation.detection
+    if roles.epoch != situation.epoch:
+        return "stand_by", f"The roles have passed to epoch {roles.epoch} since this incident of epoch {situation.epoch} began."
+
+    seen = fresh(situation)
+    elapsed = _elapsed(situation, seen)
+    limit = waiting_limit(detection, situation.objectives)
+    late = elapsed >= limit or situation.now - situation.started_at >= limit
+
+    seeing = [each.witness for each in seen if each.primary.reachable]
+    blind = [each.witness for each in seen if confirms_loss(each, detection)]
+    if seeing and len(seeing) == len(seen):
+        return "stand_by", f"The primary {roles.primary} takes writes from every fresh witness ({_names(seeing)})."
+    if seeing:
+        if late or elapsed >= detection.multi_az_grace:
+            return (
+                "stand_by",
+                f"Witness {_names(seeing)} still writes to the primary {roles.primary} after {elapsed:.0f} s, so the others "
+                "are cut off from it, not it from the world.",
+            )
+        return "wait", f"Witness {_names(seeing)} writes to the primary, another cannot: signals disagree for {elapsed:.0f} s."
+
+    rds_says_lost = lost(situation.primary.status) or _failure_event(situation)
+    signals = [f"witness {name}" for name in blind] + (["RDS"] if rds_says_lost else [])
+    if len(signals) < SIGNALS_NEEDED:
+        found = f"{len(signals)} of {SIGNALS_NEEDED} signals ({_names(signals) or 'none'}) that the primary is lost"
+        if late:
+            return "refuse", f"Only {found} after {elapsed:.0f} s, limit {limit:.0f} s: no second signal, nothing destructive is done."
+        return "wait", f"Only {found} after {elapsed:.0f} s: waiting for a second one."
+
+    case = f"{roles.primary} is lost by {len(signals)} signals ({_names(signals)}; RDS status {situation.primary.status})"
+    hindrance = _hindrance(situation, seen)
+    if hindrance is not None:
+        return _hindered(situation, hindrance, case, elapsed, late)
+    ready = f"{roles.standby} is within the RPO with a lag of {_lag(seen):.1f} s (objective {situation.objectives.rpo_seconds:.0f} s)"
+    if rds_says_lost:
+        return "promote", f"{case} and cannot come back by itself; {ready}."
+    if elapsed < detection.multi_az_grace and not late:
+        doing = "is failing over by itself" if _failing_over(situation) else "may still fail over by itself"
+        return "wait", f"{case}; RDS {doing}: {elapsed:.0f} s of {detection.multi_az_grace:.0f} s of grace have passed."
+    return "promote", f"{case}; the grace of {detection.multi_az_grace:.0f} s is over after {elapsed:.0f} s; {ready}."
+
+
+@dataclass(frozen=True)
+class _Hindrance:
+    """Why the standby cannot take over now, and whether that may pass by itself."""
+
+    reason: str
+    may_pass: bool
+
+
+def _hindrance(situation: Situation, seen: Sequence[Observation]) -> _Hindrance | None:
+    standby, name, rpo = situation.standby, situation.roles.standby, situation.objectives.rpo_seconds
+    if lost(standby.status):
+        return _Hindrance(f"the standby {name} is lost too (RDS status {standby.status})", may_pass=False)
+    if standby.status not in CAPABLE_STATUSES:
+        return _Hindrance(f"the standby {name} is {standby.status}, and RDS promotes only an available one", may_pass=True)
+    if standby.replica_of not in (None, situation.roles.primary):
+        return _Hindrance(f"the standby {name} replicates {standby.replica_of}, not {situation.roles.primary}", may_pass=False)
+    if not any(each.standby.reachable for each in seen):
+        return _Hindrance(f"no fresh witness reaches the standby {name}", may_pass=True)
+    lag = _lag(seen)
+    if lag is None:
+        return _Hindrance(f"no fresh witness knows the lag of the standby {name}", may_pass=True)
+    if lag > rpo:
+        return _Hindrance(f"the standby {name} is {lag:.0f} s behind, beyond the RPO of {rpo:.0f} s", may_pass=False)
+    # A standby that replicates nothing any more and is within the RPO: an earlier run promoted it and was cut short.
+    return None
+
+
+def _hindered(
+    situation: Situation, hindrance: _Hindrance, case: str, elapsed: float, late: bool
+) -> tuple[Action, str]:
+    """The standby cannot take over. A failover to the Multi-AZ copy is then the last resort, once, after RDS had its chance."""
+    grace = situation.detection.multi_az_grace
+    can_force = situation.primary.status == "available" and situation.primary.multi_az
+    if can_force and not situation.forced and (elapsed >= grace or late):
+        return "force", f"{case}; {hindrance.reason}; after {elapsed:.0f} s its Multi-AZ copy is the only one left to take over."
+    if late or not (hindrance.may_pass or can_force):
+        return "refuse", f"{case}, but {hindrance.reason} after {elapsed:.0f} s."
+    return "wait", f"{case}, but {hindrance.reason}: waiting since {elapsed:.0f} s for that to pass or RDS to recover."
+
+
+def confirms_loss(seen: Observation, detection: Detection) -> bool:
+    """Whether a witness's word counts as a signal: it missed the primary often enough, and reaches the standby."""
+    return not seen.primary.reachable and seen.failures >= detection.failure_threshold and seen.standby.reachable
+
+
+def _lag(seen: Sequence[Observation]) -> float | None:
+    """The largest lag any fresh witness measured, in seconds."""
+    return max((each.standby.lag_seconds for each in seen if each.standby.lag_seconds is not None), default=None)
+
+
+def _elapsed(situation: Situation, seen: Sequence[Observation]) -> float:
+    """Seconds since the first failed probe any fresh witness tells of, or else since the incident began."""
+    firsts = [each.first_failure_at for each in seen if each.first_failure_at is not None and not each.primary.reachable]
+    return max(0.0, situation.now - min([*firsts, situation.started_at]))
+
+
+def _recent(situation: Situation, event: Event) -> bool:
+    """Of the primary, and not from before this loss (as far as detection may have come late)."""
+    since = situation.started_at - situation.detection.worst_case_seconds - 60.0
+    return event.member == situation.roles.primary and event.at >= since
+
+
+def _failure_event(situation: Situation) -> bool:
+    return any(_recent(situation, event) and event.failure for event in situation.events)
+
+
+def _failing_over(situation: Situation) -> bool:
+    under_way = False
+    for event in situation.events:
+        if _recent(situation, event) and (event.failover_started or event.failover_ended):
+            under_way = event.failover_started
+    return under_way or situation.primary.status in BUSY_STATUSES or situation.primary.status == UNKNOWN
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _inputs(situation: Situation) -> dict[str, Any]:
+    counted = {each.witness for each in fresh(situation)}
+    return {
+        "now": situation.now,
+        "started_at": situation.started_at,
+        "forced": situation.forced,
+        "observations": [asdict(each) | {"fresh": each.witness in counted} for each in situation.observations],
+        "primary": asdict(situation.primary),
+        "standby": asdict(situation.standby),
+        "events": [asdict(event) for event in situation.events],
+        "settings": asdict(situation.detection) | asdict(situation.objectives),
+    }

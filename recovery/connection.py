@@ -1,0 +1,256 @@
+"""TLS verify-full connections to PostgreSQL that can never take longer than they were given.
+
+Socket time-outs are per read: a server that sends one byte now and then defeats them. Here one deadline covers the whole
+of a sign-in or a statement, kept by a watchdog that shuts the socket down under the driver.
+"""
+
+import contextlib
+import queue
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pg8000.exceptions import DatabaseError, InterfaceError
+from pg8000.native import Connection
+
+from recovery.members import Endpoint
+
+WRONG_PASSWORD = ("28P01", "28000")
+NO_FREE_SLOT = "53300"
+
+
+class Unreachable(Exception):
+    """Nothing at the endpoint spoke PostgreSQL to us in time."""
+
+
+class TimedOut(Unreachable):
+    """The endpoint did not finish in the time it was given."""
+
+
+class Refused(Exception):
+    """The server is there and answered with an error; `sqlstate` says which."""
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(f"{message} (SQLSTATE {sqlstate})")
+        self.sqlstate = sqlstate
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A database user and its password."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Database:
+    """What every sign-in needs besides endpoint and user: database name and the TLS context (verify-full)."""
+
+    name: str
+    tls: ssl.SSLContext
+
+
+def verify_full(ca_file: str) -> ssl.SSLContext:
+    """A TLS context like libpq's `sslmode=verify-full sslrootcert=ca_file`: chain and host name are checked."""
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _resolve(endpoint: Endpoint, seconds: float) -> Sequence[Any]:
+    """Addresses of the endpoint. The resolver knows no time-out, so it runs in a thread that may be left behind."""
+    answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            answer.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        found = answer.get(timeout=max(seconds, 0.001))
+    except queue.Empty:
+        raise TimedOut(f"The name {endpoint.host} was not resolved within {seconds:.1f} s.") from None
+    if isinstance(found, OSError):
+        raise Unreachable(f"The name {endpoint.host} cannot be resolved: {found}.") from found
+    return list(found)
+
+
+def _connect(endpoint: Endpoint, deadline: float) -> socket.socket:
+    last: OSError | None = None
+    for family, kind, protocol, _, address in _resolve(endpoint, deadline - time.monotonic()):
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            break
+        connected = socket.socket(family, kind, protocol)
+        try:
+            connected.settimeout(remaining)
+            connected.connect(address)
+            connected.settimeout(None)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connected
+        except OSError as error:
+            connected.close()
+            last = error
+    if last is None or isinstance(last, TimeoutError):
+        raise TimedOut(f"{endpoint} did not accept a connection in time.")
+    raise Unreachable(f"{endpoint} refuses connections: {last.strerror or last}.")
+
+
+class _Watchdog:
+    """Shuts a connection down at the deadline, whatever the driver is waiting for."""
+
+    def __init__(self, handle: socket.socket) -> None:
+        # A duplicate: wrapping a socket in TLS detaches the original object, but shutdown works on the connection itself.
+        self._handle = handle
+        self.fired = False
+
+    @contextlib.contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        self.fired = False
+        timer = threading.Timer(max(seconds, 0.001), self._fire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _fire(self) -> None:
+        self.fired = True
+        self.shut()
+
+    def shut(self) -> None:
+        with contextlib.suppress(OSError):
+            self._handle.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        self._handle.close()
+
+
+class Session:
+    """One signed-in connection. After Unreachable it is closed; after Refused it goes on unless the server ended it."""
+
+    def __init__(self, connection: Any, watchdog: _Watchdog, endpoint: Endpoint, credentials: Credentials) -> None:
+        self._connection = connection
+        self._watchdog = watchdog
+        self.endpoint = endpoint
+        self.credentials = credentials
+        self.closed = False
+
+    @classmethod
+    def open(
+        cls, endpoint: Endpoint, database: Database, credentials: Credentials, seconds: float, application: str
+    ) -> "Session":
+        """Sign in within `seconds` (name, TCP, TLS, password together), or raise Unreachable, TimedOut or Refused."""
+        deadline = time.monotonic() + seconds
+        raw = _connect(endpoint, deadline)
+        watchdog = _Watchdog(raw.dup())
+        try:
+            with watchdog.limit(deadline - time.monotonic()), _named_errors(endpoint, watchdog, seconds):
+                connection = Connection(
+                    credentials.username,
+                    password=credentials.password,
+                    host=endpoint.host,
+                    database=database.name,
+                    ssl_context=database.tls,
+                    application_name=application,
+                    sock=raw,
+                )
+        except BaseException:
+            watchdog.shut()
+            watchdog.release()
+            raw.close()
+            raise
+        return cls(connection, watchdog, endpoint, credentials)
+
+    def run(self, sql: str, seconds: float, **parameters: object) -> list[list[Any]]:
+        """Rows of one statement, or of several when there are no parameters; Unreachable/TimedOut close the session."""
+        if self.closed:
+            raise Unreachable(f"The connection to {self.endpoint} is closed.")
+        try:
+            with self._watchdog.limit(seconds), _named_errors(self.endpoint, self._watchdog, seconds):
+                return self._connection.run(sql, **parameters) or []
+        except Unreachable:
+            self.abort()
+            raise
+
+    @contextlib.contextmanager
+    def transaction(self, seconds: float) -> Iterator[None]:
+        """What runs inside happens together or not at all."""
+        self.run("BEGIN", seconds)
+        try:
+            yield
+            self.run("COMMIT", seconds)
+        except BaseException:
+            if not self.closed:
+                with contextlib.suppress(Refused, Unreachable):
+                    self.run("ROLLBACK", seconds)
+            raise
+
+    def close(self) -> None:
+        """Say goodbye and close; takes a second at most."""
+        if not self.closed:
+            with contextlib.suppress(OSError, InterfaceError), self._watchdog.limit(1.0):
+                self._connection.close()
+            self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection without a word: the server may not be listening."""
+        if not self.closed:
+            self.closed = True
+            self._watchdog.shut()
+            with contextlib.suppress(OSError, InterfaceError):
+                self._connection.close()
+            self._watchdog.release()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _named_errors(endpoint: Endpoint, watchdog: _Watchdog, seconds: float) -> Iterator[None]:
+    """Turn what driver, TLS and socket raise into Refused, TimedOut or Unreachable."""
+    try:
+        yield
+    except DatabaseError as error:
+        if watchdog.fired:
+            raise TimedOut(f"{endpoint} did not answer within {seconds:.1f} s.") from error
+        details = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
+        raise Refused(details.get("C", "?????"), details.get("M", str(error))) from error
+    except ssl.SSLCertVerificationError as error:
+        raise Refused("08P01", f"the certificate of {endpoint} is not accepted: {error.verify_message}") from error
+    except (OSError, InterfaceError, struct.error, ValueError, KeyError) as error:
+        # ValueError and KeyError: the driver's way to say that what arrived is not PostgreSQL's protocol, or is cut off
+        if watchdog.fired:
+            raise TimedOut(f"{endpoint} did not answer within {seconds:.1f} s.") from error
+        cause = error.__cause__ or error
+        raise Unreachable(f"{endpoint} broke the connection: {cause}.") from error
+
+
+def sign_in(
+    endpoint: Endpoint, database: Database, candidates: Sequence[Credentials], seconds: float, application: str
+) -> Session:
+    """Sign in with the first credentials the server accepts.
+
+    A rotation that was cut short leaves a server whose password is AWSPENDING's, so callers pass AWSCURRENT's first and
+    then AWSPENDING's. All attempts share `seconds`. Raises what the last attempt raised.
+    """
+    deadline = time.monotonic() + seconds
+    for credentials in candidates[:-1]:
+        try:
+            return Session.open(endpoint, database, credentials, deadline - time.monotonic(), application)
+        except Refused as refused:
+            if refused.sqlstate not in WRONG_PASSWORD:
+                raise
+    return Session.open(endpoint, database, candidates[-1], deadline - time.monotonic(), application)

@@ -1,0 +1,108 @@
+"""The heartbeat: a row per witness, written on the primary and read on the standby. It is the true measure of lag."""
+
+import time
+from dataclasses import dataclass
+
+from recovery.connection import Refused, Session
+
+MISSING = ("42P01", "3F000")
+EXISTS_ALREADY = ("23505", "42P06", "42P07")
+
+_CREATE = """
+CREATE SCHEMA IF NOT EXISTS recovery;
+CREATE TABLE IF NOT EXISTS recovery.heartbeat (
+    witness text PRIMARY KEY, epoch bigint NOT NULL, sequence bigint NOT NULL, at timestamptz NOT NULL, lsn pg_lsn NOT NULL
+)"""
+
+# The WAL position is read in the same statement, before its own commit record: what is replayed up to it was there.
+_WRITE = """
+INSERT INTO recovery.heartbeat AS mine (witness, epoch, sequence, at, lsn)
+VALUES (:witness, :epoch, 1, to_timestamp(:at), pg_current_wal_lsn())
+ON CONFLICT (witness) DO UPDATE
+SET epoch = excluded.epoch, sequence = mine.sequence + 1, at = excluded.at, lsn = excluded.lsn
+RETURNING sequence, lsn::text"""
+
+_READ = """
+SELECT pg_is_in_recovery(),
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
+       mine.sequence, extract(epoch FROM mine.at)::float8
+FROM (SELECT 1) AS once LEFT JOIN recovery.heartbeat AS mine ON mine.witness = :witness"""
+
+_STATE = """
+SELECT pg_is_in_recovery(),
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text"""
+
+
+@dataclass(frozen=True)
+class Written:
+    """An acknowledged heartbeat: its sequence number and the primary's WAL position."""
+
+    sequence: int
+    lsn: str
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a server replays or takes writes, and its WAL position (replayed, or current)."""
+
+    in_recovery: bool
+    lsn: str | None
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The standby's side: its state, and this witness's newest row there (sequence, epoch seconds), if any."""
+
+    state: State
+    sequence: int | None
+    at: float | None
+
+
+def ensure(session: Session, seconds: float) -> None:
+    """Create schema and table unless they are there; two witnesses may do so at once."""
+    try:
+        session.run(_CREATE, seconds)
+    except Refused as refused:
+        if refused.sqlstate not in EXISTS_ALREADY:
+            raise
+
+
+def write(session: Session, witness: str, epoch: int, at: float, seconds: float) -> Written:
+    """Write this witness's row on the primary, creating the table on the very first write."""
+    deadline = time.monotonic() + seconds
+    try:
+        return _write(session, witness, epoch, at, seconds)
+    except Refused as refused:
+        if refused.sqlstate not in MISSING:
+            raise
+    ensure(session, deadline - time.monotonic())
+    return _write(session, witness, epoch, at, deadline - time.monotonic())
+
+
+def _write(session: Session, witness: str, epoch: int, at: float, seconds: float) -> Written:
+    ((sequence, lsn),) = session.run(_WRITE, seconds, witness=witness, epoch=epoch, at=at)
+    return Written(int(sequence), str(lsn))
+
+
+def read(session: Session, witness: str, seconds: float) -> Replayed:
+    """What the standby has of this witness's row; no row (or no table yet) is a Replayed without sequence."""
+    deadline = time.monotonic() + seconds
+    try:
+        ((in_recovery, lsn, sequence, at),) = session.run(_READ, seconds, witness=witness)
+    except Refused as refused:
+        if refused.sqlstate not in MISSING:
+            raise
+        return Replayed(state(session, deadline - time.monotonic()), None, None)
+    return Replayed(State(in_recovery, lsn), sequence, at)
+
+
+def state(session: Session, seconds: float) -> State:
+    """Whether the server is in recovery, and its WAL position."""
+    ((in_recovery, lsn),) = session.run(_STATE, seconds)
+    return State(in_recovery, lsn)
+
+
+def lsn_number(lsn: str) -> int:
+    """A WAL position `16/B374D848` as a number of bytes, so that two of one epoch can be subtracted."""
+    high, low = lsn.split("/")
+    return (int(high, 16) << 32) | int(low, 16)

@@ -1,0 +1,32 @@
+"""One look at one member over a new connection: is it there, and does it take writes?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recovery import heartbeat
+from recovery.access import Access
+from recovery.connection import Refused, Unreachable
+from recovery.members import Endpoint
+
+
+@dataclass(frozen=True)
+class Look:
+    """`reachable` means that a PostgreSQL answered at all, be it with an error: a fence is shown by nothing answering."""
+
+    reachable: bool
+    in_recovery: bool | None = None
+    lsn: str | None = None
+    error: str | None = None
+
+
+def look(access: Access, endpoint: Endpoint, seconds: float) -> Look:
+    """Look within `seconds`; every outcome is a Look. What the secret's store fails with is raised."""
+    try:
+        with access.open(endpoint, seconds, "citizens-probe") as session:
+            state = heartbeat.state(session, seconds)
+    except Refused as refused:
+        return Look(reachable=True, error=str(refused))
+    except Unreachable as unreachable:
+        return Look(reachable=False, error=str(unreachable))
+    return Look(reachable=True, in_recovery=state.in_recovery, lsn=state.lsn)

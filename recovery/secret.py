@@ -1,0 +1,135 @@
+"""The agency's secret: reading it, changing one field of it, and what RDS accepts in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from recovery.connection import Credentials
+from recovery.members import Endpoint
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+CURRENT = "AWSCURRENT"
+PENDING = "AWSPENDING"
+PASSWORD_LENGTH = (8, 128)
+REFUSED_CHARACTERS = '/"@ '
+USERNAME_LENGTH = (1, 63)
+RESERVED_USERNAMES = frozenset({"rdsadmin", "rdsrepladmin", "rds_superuser", "rds_replication", "rdsproxyadmin", "public"})
+
+
+class SecretUnusable(Exception):
+    """The secret's value is not what the functions need."""
+
+
+class SecretMissing(Exception):
+    """There is no such secret, or no version of it with that label."""
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A version of the secret; `fields` holds everything in it, known or not."""
+
+    fields: Mapping[str, Any] = field(repr=False)
+    version: str = ""
+
+    @property
+    def credentials(self) -> Credentials:
+        """User name and password."""
+        return Credentials(str(self.fields["username"]), str(self.fields["password"]))
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Host and port; SecretUnusable before the attachment has written them."""
+        if not self.fields.get("host"):
+            raise SecretUnusable(
+                "The secret holds no host: it is attached to no database yet; deploy the database first, then try again."
+            )
+        return Endpoint(str(self.fields["host"]), int(self.fields.get("port", 5432)))
+
+    def pointing_at(self, endpoint: Endpoint) -> Secret:
+        """The same secret with another host and port."""
+        return replace(self, fields={**self.fields, "host": endpoint.host, "port": endpoint.port})
+
+    def with_password(self, password: str) -> Secret:
+        """The same secret with another password."""
+        return replace(self, fields={**self.fields, "password": password})
+
+    def text(self) -> str:
+        """The value as it is stored: JSON, fields in their order."""
+        return json.dumps(self.fields)
+
+
+def parse(value: str, version: str = "") -> Secret:
+    """A secret from its value; SecretUnusable names every problem that keeps the functions from signing in."""
+    problems = check(value, rds_rules=False)
+    if problems:
+        raise SecretUnusable(" ".join(problems))
+    return Secret(json.loads(value), version)
+
+
+def read(client: SecretsManagerClient, secret_id: str, stage: str = CURRENT) -> Secret:
+    """The version with that label. SecretMissing or SecretUnusable otherwise."""
+    try:
+        answer = client.get_secret_value(SecretId=secret_id, VersionStage=stage)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ResourceNotFoundException":
+            raise SecretMissing(
+                f"The secret {secret_id} with label {stage} was not found; check its name, or restore it, and try again."
+            ) from error
+        raise
+    return parse(answer.get("SecretString", ""), answer["VersionId"])
+
+
+def check(value: str, *, rds_rules: bool = True) -> list[str]:
+    """What is wrong with a secret's value: one clear sentence per problem, none when a deploy may use it.
+
+    With `rds_rules` also what RDS would refuse for a master user (password: 8-128 printable ASCII characters without
+    `/ " @` and space; user name: a letter, then letters, digits and underscores, at most 63, not reserved).
+    """
+    try:
+        fields = json.loads(value)
+    except ValueError:
+        return ["The secret's value is not JSON; store an object with username and password."]
+    if not isinstance(fields, dict):
+        return ["The secret's value is JSON but not an object; store an object with username and password."]
+    problems = []
+    for name in ("username", "password"):
+        if name not in fields:
+            problems.append(f"The secret lacks the field {name}; add it.")
+        elif not isinstance(fields[name], str) or not fields[name]:
+            problems.append(f"The secret's field {name} is not a text with at least one character; correct it.")
+    if problems or not rds_rules:
+        return problems
+    return _username_problems(fields["username"]) + _password_problems(fields["password"])
+
+
+def _username_problems(username: str) -> list[str]:
+    problems = []
+    if len(username) > USERNAME_LENGTH[1]:
+        problems.append(f"The secret's username has {len(username)} characters, but RDS takes at most {USERNAME_LENGTH[1]}.")
+    if not (username[0].isascii() and username[0].isalpha()):
+        problems.append("The secret's username must begin with a letter.")
+    if not all(letter.isascii() and (letter.isalnum() or letter == "_") for letter in username):
+        problems.append("The secret's username may hold only letters, digits and underscores.")
+    if username.lower() in RESERVED_USERNAMES or username.lower().startswith("pg_"):
+        problems.append(f"The secret's username {username} is reserved by RDS or PostgreSQL; choose another.")
+    return problems
+
+
+def _password_problems(password: str) -> list[str]:
+    problems = []
+    least, most = PASSWORD_LENGTH
+    if not least <= len(password) <= most:
+        problems.append(f"The secret's password has {len(password)} characters, but RDS takes {least} to {most}.")
+    for letter, name in {"/": "a slash", '"': "a double quote", "@": "an at sign", " ": "a space"}.items():
+        if letter in password:
+            problems.append(f"The secret's password holds {name}, which RDS refuses.")
+    if not all(32 <= ord(letter) < 127 for letter in password):
+        problems.append("The secret's password holds a character that is not printable ASCII, which RDS refuses.")
+    return problems

@@ -1,0 +1,111 @@
+"""The recovery table: one DynamoDB table, one partition key `id`. Records go in and out as plain dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+Record = dict[str, Any]
+
+
+def to_attribute(value: object) -> dict[str, Any]:
+    """DynamoDB's form of a value; numbers keep every digit (floats by their shortest text)."""
+    match value:
+        case None:
+            return {"NULL": True}
+        case bool():
+            return {"BOOL": value}
+        case int() | float() | Decimal():
+            return {"N": str(value)}
+        case str():
+            return {"S": value}
+        case Mapping():
+            return {"M": {str(name): to_attribute(part) for name, part in value.items()}}
+        case list() | tuple():
+            return {"L": [to_attribute(part) for part in value]}
+        case _:
+            raise TypeError(f"A {type(value).__name__} has no form in the recovery table.")
+
+
+def from_attribute(attribute: Mapping[str, Any]) -> Any:
+    """The value of a DynamoDB attribute: whole numbers as int, others as float."""
+    ((kind, value),) = attribute.items()
+    match kind:
+        case "NULL":
+            return None
+        case "N":
+            return int(value) if value.lstrip("-").isdigit() else float(value)
+        case "M":
+            return {name: from_attribute(part) for name, part in value.items()}
+        case "L":
+            return [from_attribute(part) for part in value]
+        case _:
+            return value
+
+
+class RecoveryTable:
+    """Reads are strongly consistent; conditional writes return whether the condition held."""
+
+    def __init__(self, client: DynamoDBClient, name: str) -> None:
+        self._client = client
+        self._name = name
+
+    def get(self, identity: str) -> Record | None:
+        """The record, or None."""
+        item = self._client.get_item(TableName=self._name, Key={"id": {"S": identity}}, ConsistentRead=True).get("Item")
+        return {name: from_attribute(value) for name, value in item.items()} if item else None
+
+    def put(self, identity: str, record: Mapping[str, object]) -> None:
+        """Write the whole record, whatever was there."""
+        self._client.put_item(TableName=self._name, Item=self._item(identity, record))
+
+    def put_if(
+        self, identity: str, record: Mapping[str, object], condition: str, values: Mapping[str, object] | None = None
+    ) -> bool:
+        """Write the record if the condition (over attribute names) holds; False when it does not."""
+        arguments: dict[str, Any] = {}
+        if values:
+            arguments["ExpressionAttributeValues"] = {name: to_attribute(value) for name, value in values.items()}
+        return self._held(
+            lambda: self._client.put_item(
+                TableName=self._name, Item=self._item(identity, record), ConditionExpression=condition, **arguments
+            )
+        )
+
+    def update_if(
+        self, identity: str, changes: Mapping[str, object], condition: str, values: Mapping[str, object]
+    ) -> bool:
+        """Set the named attributes if the condition holds; False when it does not."""
+        names = {f"#{name}": name for name in changes}
+        settings = {f":set_{name}": to_attribute(value) for name, value in changes.items()}
+        settings |= {name: to_attribute(value) for name, value in values.items()}
+        return self._held(
+            lambda: self._client.update_item(
+                TableName=self._name,
+                Key={"id": {"S": identity}},
+                UpdateExpression="SET " + ", ".join(f"#{name} = :set_{name}" for name in changes),
+                ConditionExpression=condition,
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues=settings,
+            )
+        )
+
+    @staticmethod
+    def _item(identity: str, record: Mapping[str, object]) -> dict[str, Any]:
+        return {"id": {"S": identity}} | {name: to_attribute(value) for name, value in record.items()}
+
+    @staticmethod
+    def _held(write: Any) -> bool:
+        try:
+            write()
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+                return False
+            raise
+        return True

@@ -1,0 +1,82 @@
+"""Every physical name of a deployment, in one place; each carries the environment's suffix.
+
+Names are fixed rather than generated because functions, alarms, operators and the pre-created log groups must
+know them before the resource exists, and because a member deleted and created again keeps its identifier.
+"""
+
+from dataclasses import dataclass
+
+APPLICATION = "citizens"
+DATABASE = "citizens"
+DATABASE_PORT = 5432
+METRICS_NAMESPACE = "CitizensRecovery"
+
+FUNCTIONS = (
+    "witness-a",
+    "witness-c",
+    "arbiter",
+    "probe",
+    "open-log",
+    "cutover",
+    "verify",
+    "archive",
+    "rotation",
+)
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one deployment; `suffix` is the validated environment suffix."""
+
+    suffix: str
+
+    def of(self, part: str) -> str:
+        """`citizens-<part>-<suffix>`."""
+        return f"{APPLICATION}-{part}-{self.suffix}"
+
+    @property
+    def parent_stack(self) -> str:
+        return self.of("dr")
+
+    @property
+    def plain(self) -> str:
+        """`citizens-<suffix>`, for the things of which there is only one."""
+        return f"{APPLICATION}-{self.suffix}"
+
+    @property
+    def members(self) -> tuple[str, str]:
+        """The two DB instance identifiers. Neither is "the primary": roles alternate."""
+        return self.of("1"), self.of("2")
+
+    @property
+    def recovery_table(self) -> str:
+        return self.of("recovery")
+
+    @property
+    def state_machine(self) -> str:
+        return self.of("failover")
+
+    @property
+    def alert_topic(self) -> str:
+        return self.of("alerts")
+
+    @property
+    def file_system(self) -> str:
+        return self.of("log")
+
+    @property
+    def failover_log_group(self) -> str:
+        # Step Functions adds a group under /aws/vendedlogs/ to its resource policy by prefix, so many deployments fit
+        return f"/aws/vendedlogs/states/{self.state_machine}"
+
+    @property
+    def flow_log_group(self) -> str:
+        return f"/aws/vpc/flow-logs/{self.plain}"
+
+    def function_log_group(self, function: str) -> str:
+        return f"/aws/lambda/{self.of(function)}"
+
+    @staticmethod
+    def member_log_group(member: str, log: str) -> str:
+        """`log` is `postgresql` or `upgrade`; RDS fixes this form."""
+        return f"/aws/rds/instance/{member}/{log}"

@@ -1,0 +1,121 @@
+"""Policy statements and roles. Nobody here gets an AWS managed policy, an inline policy or a wildcard action.
+
+Permissions are customer-managed policies of their own: an assessor's rule against inline policies then holds, and
+each can be read, compared and taken away alone. A resource is "*" only through `without_resources`, which asks why.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aws_cdk import CfnResource
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+READ_ITEMS = ("dynamodb:GetItem",)
+ENCRYPT_AND_DECRYPT = ("kms:Decrypt", "kms:GenerateDataKey")
+
+# Every "*" resource of the system, with the reason; nothing else may have one.
+REASONS_WITHOUT_RESOURCES: Mapping[str, str] = {
+    "ec2:CreateNetworkInterface": "Lambda attaches a function to a VPC only with the unrestricted permission",
+    "ec2:DescribeNetworkInterfaces": "EC2 describes have no resource-level permission",
+    "ec2:DescribeSubnets": "EC2 describes have no resource-level permission",
+    "ec2:DeleteNetworkInterface": "the interface's id is unknown until Lambda creates it",
+    "ec2:AssignPrivateIpAddresses": "the interface's id is unknown until Lambda creates it",
+    "ec2:UnassignPrivateIpAddresses": "the interface's id is unknown until Lambda creates it",
+    "ec2:DescribeSecurityGroupRules": "EC2 describes have no resource-level permission",
+    "cloudwatch:PutMetricData": "no resource-level permission; restricted by the condition on the namespace",
+    "secretsmanager:GetRandomPassword": "concerns no secret",
+    "logs:CreateLogDelivery": "log deliveries have no resource-level permission",
+    "logs:GetLogDelivery": "log deliveries have no resource-level permission",
+    "logs:UpdateLogDelivery": "log deliveries have no resource-level permission",
+    "logs:DeleteLogDelivery": "log deliveries have no resource-level permission",
+    "logs:ListLogDeliveries": "log deliveries have no resource-level permission",
+    "logs:PutResourcePolicy": "log deliveries have no resource-level permission",
+    "logs:DescribeResourcePolicies": "log deliveries have no resource-level permission",
+    "logs:DescribeLogGroups": "log deliveries have no resource-level permission",
+    "xray:PutTraceSegments": "X-Ray has no resource-level permission for writing traces",
+    "xray:PutTelemetryRecords": "X-Ray has no resource-level permission for writing traces",
+    "xray:GetSamplingRules": "X-Ray has no resource-level permission for reading sampling rules",
+    "xray:GetSamplingTargets": "X-Ray has no resource-level permission for reading sampling rules",
+    "rds:DescribeDBSnapshots": "AWS Backup looks for snapshots by name before it has made one",
+    "tag:GetResources": "no resource-level permission",
+}
+
+VPC_ATTACHMENT = (
+    "ec2:CreateNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:DeleteNetworkInterface",
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:UnassignPrivateIpAddresses",
+)
+
+
+def allow(
+    actions: Sequence[str], resources: Sequence[str], conditions: Mapping[str, Any] | None = None
+) -> iam.PolicyStatement:
+    """Allow exactly these actions on exactly these ARNs."""
+    return iam.PolicyStatement(actions=list(actions), resources=list(resources), conditions=conditions)
+
+
+def without_resources(actions: Sequence[str], conditions: Mapping[str, Any] | None = None) -> iam.PolicyStatement:
+    """Allow actions that have no resource-level permission. Raises KeyError for one without a written reason."""
+    for action in actions:
+        REASONS_WITHOUT_RESOURCES[action]
+    return iam.PolicyStatement(actions=list(actions), resources=["*"], conditions=conditions)
+
+
+def use_key(key_arn: str, service: str, region: str) -> iam.PolicyStatement:
+    """Allow the use of a customer-managed key, only through one service (`dynamodb`, `sqs`, `secretsmanager` …)."""
+    return allow(
+        ENCRYPT_AND_DECRYPT,
+        [key_arn],
+        {"StringEquals": {"kms:ViaService": f"{service}.{region}.amazonaws.com"}},
+    )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A role and what must exist before anybody can act with it: the policy is a resource of its own."""
+
+    role: iam.Role
+    policy: iam.CfnManagedPolicy
+
+    @property
+    def arn(self) -> str:
+        return self.role.role_arn
+
+    def before(self, user: CfnResource) -> None:
+        """Create `user` after the permissions and delete it before them."""
+        user.add_dependency(self.policy)
+
+
+def identity(
+    scope: Construct,
+    construct_id: str,
+    *,
+    name: str,
+    description: str,
+    principal: iam.IPrincipal,
+    statements: Sequence[iam.PolicyStatement],
+) -> Identity:
+    """A role `name` that `principal` may assume, with one customer-managed policy of the same name."""
+    role = iam.Role(scope, f"{construct_id}Role", role_name=name, description=description, assumed_by=principal)
+    policy = iam.CfnManagedPolicy(
+        scope,
+        f"{construct_id}Policy",
+        managed_policy_name=name,
+        description=description,
+        policy_document=iam.PolicyDocument(statements=list(statements)),
+        roles=[role.role_name],
+    )
+    return Identity(role, policy)
+
+
+def confined_service(service: str, account: str, source_arn: str | None = None) -> iam.IPrincipal:
+    """A service principal that may act only for this account (and for `source_arn`): no confused deputy."""
+    conditions: dict[str, Any] = {"StringEquals": {"aws:SourceAccount": account}}
+    if source_arn is not None:
+        conditions["ArnLike"] = {"aws:SourceArn": source_arn}
+    return iam.ServicePrincipal(service, conditions=conditions)

@@ -1,0 +1,93 @@
+"""A deployed system to test: one deployed into a local cloud for this session, or the one that --outputs describes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from deployment import local, outputs
+from deployment.account import Account
+from deployment.cdk import ROOT, Cdk
+from drills.client import Application
+
+SECRET_NAME = "citizens/database"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What was deployed and how to reach it. `cdk` is None for a system that these tests did not deploy."""
+
+    account: Account
+    outputs: Mapping[str, str]
+    cdk: Cdk | None
+
+    @property
+    def application(self) -> Application:
+        return Application(self.account, self.outputs)
+
+    @property
+    def control(self) -> str:
+        return self.account.environment["LOCAL_CLOUD_URL"]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A local cloud that looks like the agency's account before the first deploy."""
+
+    state: Path
+    environment: Mapping[str, str]
+
+
+@pytest.fixture(scope="session")
+def cloud() -> Iterator[Cloud]:
+    state = ROOT / f".local-cloud-test-{secrets.token_hex(2)}"
+    try:
+        local.up(state, os.environ)
+        environment = local.environment_of(state, os.environ)
+        local.prepare(environment, SECRET_NAME, state / "bootstrap.log")
+        yield Cloud(state, environment)
+    finally:
+        local.down(state, os.environ)
+
+
+@pytest.fixture(scope="session")
+def deployed(request: pytest.FixtureRequest) -> Iterator[Deployed]:
+    given: Path | None = request.config.getoption("--outputs")
+    if given is not None:
+        yield Deployed(Account(os.environ), outputs.read(given), None)
+        return
+    cloud: Cloud = request.getfixturevalue("cloud")
+    suffix = f"it-{secrets.token_hex(2)}"
+    cdk = Cdk(suffix, cloud.environment, cloud.state / "cdk.log")
+    cdk.synth()
+    outputs.write(cdk.deploy(), suffix)
+    try:
+        yield Deployed(Account(cloud.environment), outputs.read(), cdk)
+    finally:
+        outputs.forget(suffix)
+
+
+@pytest.fixture(autouse=True)
+def _breaks_nothing_real(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("breaks_the_machine") and request.config.getoption("--outputs") is not None:
+        pytest.skip("needs to break what only the local cloud lets us break")
+
+
+def eventually(look: Callable[[], T | None], within: float, what: str) -> T:
+    """The first truthy answer of `look`, asked for until `within` seconds are over."""
+    deadline = time.monotonic() + within
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what}: not within {within:.0f} s"
+        time.sleep(0.25)

@@ -1,0 +1,92 @@
+"""A report holds what an assessor asks for, and the latest one is always whole."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from drills import report as report_module
+from drills.measurement import Measurement, Objectives
+from drills.report import Report, commit_of, summarise
+from drills.timeline import Entry, Timeline
+
+MET = Measurement("met", "Outage 9.0 s of 900 s.", 9.0, 0.4, 0.0, 120, 0)
+LOST = Measurement("not measured", "The probe itself failed: x.", None, None, None, 0, None)
+
+
+def made(measurement: Measurement = MET, started_at: str = "2026-01-02T03:04:05Z") -> Report:
+    return Report(
+        suffix="drill-1",
+        scenario="primary-lost",
+        started_at=started_at,
+        measurement=measurement,
+        objectives=Objectives(900, 3600),
+        timeline=(Entry(0.25, "drill", "killed"),),
+        phases={"deploy": 9.04},
+        delays={"promotion_seconds": 1.0},
+        left_behind=(),
+        commit="c" * 40,
+        template_sha256="f" * 64,
+    )
+
+
+@pytest.fixture
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(report_module, "REPORTS", tmp_path / "reports")
+    monkeypatch.setattr(report_module, "ROOT", tmp_path)
+    return tmp_path / "reports"
+
+
+def test_the_record_holds_every_promised_field(reports: Path) -> None:
+    path = made().write()
+    record = json.loads(path.read_text(encoding="utf-8"))
+    promised = {
+        "suffix",
+        "scenario",
+        "rto_seconds",
+        "rto_resolution_seconds",
+        "rpo_seconds",
+        "transactions_acknowledged",
+        "transactions_missing",
+        "timeline",
+        "verdict",
+        "reason",
+        "commit",
+        "template_sha256",
+    }
+    assert promised <= record.keys()
+    assert record["timeline"] == [{"at": "1970-01-01T00:00:00.250+00:00", "source": "drill", "event": "killed"}]
+
+
+def test_a_newer_report_becomes_the_latest_and_the_older_one_is_kept(reports: Path) -> None:
+    made().write()
+    latest = made(LOST, "2026-01-02T04:00:00Z").write()
+    assert json.loads(latest.read_text(encoding="utf-8"))["verdict"] == "not measured"
+    assert len([p for p in reports.iterdir() if p.name != "latest"]) == 2
+
+
+@pytest.mark.parametrize(("measurement", "expected"), [(MET, "9.0 s ± 0.4 s"), (LOST, "unknown of them missing")])
+def test_the_summary_says_what_was_measured(reports: Path, measurement: Measurement, expected: str) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    made(measurement).write()
+    summarise(made(measurement), console, reports / "latest" / "report.json")
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert expected in text
+    assert measurement.verdict in text
+
+
+def test_a_folder_outside_of_git_has_no_commit(tmp_path: Path) -> None:
+    assert commit_of(tmp_path) == "unknown"
+
+
+def test_a_timeline_is_in_order_of_time_whoever_reported_first() -> None:
+    shown: list[str] = []
+    timeline = Timeline(lambda entry: shown.append(entry.event))
+    timeline.add("client", "second", at=2.0)
+    timeline.add("rds event", "first", at=1.0)
+    assert [entry.event for entry in timeline.entries] == ["first", "second"]
+    assert shown == ["second", "first"]
