@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parent
 
 def main() -> int:
     """Synthesise into the CLI's output folder. Returns the exit code: 1 when a setting is wrong."""
+    context = _context()
     try:
-        settings = load(_context())
+        settings = load(context)
     except SettingsError as error:
         for sentence in error.sentences:
             print(sentence, file=sys.stderr)
@@ -25,7 +26,7 @@ def main() -> int:
     # Imported late: importing the CDK starts Node.js, and a wrong setting should not wait for it.
     from stacks.disaster_recovery import synthesise
 
-    synthesise(settings, ROOT)
+    synthesise(settings, ROOT, context)
     return 0
 
 

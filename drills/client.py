@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from deployment.account import Account
 
@@ -30,6 +31,25 @@ class Application:
     def connect_reader(self) -> psycopg.Connection[tuple[object, ...]]:
         """A connection to the standby where there is one, else to the primary."""
         return self._connect(self.outputs["ReaderUri"])
+
+    def connect_member(
+        self, member: int, *, password: str | None = None, sslmode: str = "verify-full"
+    ) -> psycopg.Connection[tuple[object, ...]]:
+        """A connection to member 1 or 2 whatever its role, with a password other than the secret's if one is given."""
+        addresses = conninfo_to_dict(self.outputs["WriterUri"])
+        host, port = (str(addresses[key]).split(",")[member - 1] for key in ("host", "port"))
+        user, current = self.credentials()
+        return psycopg.connect(
+            host=host,
+            port=port,
+            dbname=addresses["dbname"],
+            user=user,
+            password=password or current,
+            sslmode=sslmode,
+            sslrootcert=self.account.environment["PGSSLROOTCERT"],
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            autocommit=True,
+        )
 
     def credentials(self) -> tuple[str, str]:
         """User name and password as the secret has them now."""

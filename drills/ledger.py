@@ -46,7 +46,7 @@ class Ledger:
     counted double.
     """
 
-    def __init__(self, connect: Connect, *, writers: int = 4, pause: float = 0.1, interval: float = 0.02) -> None:
+    def __init__(self, connect: Connect, *, writers: int = 8, pause: float = 0.1, interval: float = 0.04) -> None:
         self._connect = connect
         self._pause = pause
         self._interval = interval

@@ -28,8 +28,8 @@ class Measurement:
 
     `rto_seconds`: from the failure to the first acknowledged transaction that was begun after the outage was first
     seen.
-    `rto_resolution_seconds`: how far apart the two looks were between which service came back; the RTO is that
-    uncertain.
+    `rto_resolution_seconds`: from the last refusal that a client got before that to the acknowledgement; service came
+    back to the clients in between, so the RTO is at most that much too long.
     `rpo_seconds`: from the first acknowledged transaction that is missing to the failure; 0 when none is missing.
     """
 
@@ -104,10 +104,8 @@ def measure(
             f"{objectives.rto_seconds:.0f} s).",
         )
     rto = back.ended - failed_at
-    look_before = max(
-        (a.started for a in attempts if a.outcome == "failed" and a.ended <= back.ended), default=failed_at
-    )
-    resolution = max(back.ended - look_before, 0.0)
+    refused = max((a.ended for a in attempts if a.outcome == "failed" and a.ended <= back.ended), default=failed_at)
+    resolution = back.ended - max(refused, failed_at)
     if present is None:
         return result(
             "not measured",

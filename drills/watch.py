@@ -134,10 +134,9 @@ def _describe(event: Mapping[str, Any]) -> str | None:
 
 
 def _decision(output: str) -> str | None:
+    """What the arbiter decided, unless it was to wait: it says so every two seconds."""
     try:
-        value = json.loads(output)
-    except ValueError:
+        payload = json.loads(output)["Payload"]
+        return None if payload["action"] == "wait" else f"decided: {payload['action']} — {payload['reason']}"
+    except (ValueError, KeyError, TypeError):
         return None
-    if isinstance(value, dict) and "action" in value:
-        return f"decision: {value['action']} — {value.get('reason', '')}"
-    return None

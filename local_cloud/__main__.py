@@ -1,7 +1,7 @@
 """The command line: `python -m local_cloud up|down|status|unsupported [--state DIR]`.
 
-This is the one place of the local cloud that reads the environment, and it reads one thing: nothing. What a local cloud
-runs with comes from its options; what its clients need stands in `<state>/environment`.
+Of the whole local cloud only this program could read the environment, and it has no need to: what a local cloud runs
+with are its options, and what its clients need stands in `<state>/environment`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--state", type=Path, default=DEFAULT_STATE, help="its folder (default %(default)s)")
         if name == "up":
             command.add_argument("--detach", action="store_true", help="return when it is ready")
+            # What a detached start runs in the background: the folder is there already, with the log.
+            command.add_argument("--in-background", action="store_true", help=argparse.SUPPRESS)
             command.add_argument("--account", default=DEFAULT_ACCOUNT, help="12 digits (default %(default)s)")
             command.add_argument("--region", default=DEFAULT_REGION, help="default %(default)s")
             command.add_argument(
@@ -74,6 +76,8 @@ def _up(state: Path, options: argparse.Namespace) -> int:
     if len(options.account) != 12 or not options.account.isdigit():
         print(f"local cloud: an account has 12 digits, not {options.account!r}", file=sys.stderr)
         return 2
+    if options.in_background:
+        return _up_here(state, options)
     sweep.end_leftovers(state)
     server.remove_state(state)
     state.mkdir(parents=True)
@@ -101,7 +105,7 @@ def _up_detached(state: Path, options: argparse.Namespace) -> int:
         command += [f"--{name.replace('_', '-')}", getattr(options, name)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--into-existing-state"],
+            [*command, "--in-background"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -49,7 +49,7 @@ class SecurityGroupRules:
         self._egress = direction == "Egress"
         self._store = "IpPermissionsEgress" if self._egress else "IpPermissions"
 
-    def create(self, logical_id: str, properties: Properties, stack_name: str) -> Provisioned:
+    def create(self, logical_id: str, properties: Properties, _stack_name: str) -> Provisioned:
         """Add the rule. Raises ValueError when the group does not exist or has the rule already."""
         group_id = str(properties.get("GroupId", ""))
         group = ec2._security_groups.get(group_id)
@@ -85,7 +85,7 @@ class SecurityGroupRules:
         return rule
 
 
-def _create_flow_log(logical_id: str, properties: Properties, stack_name: str) -> Provisioned:
+def _create_flow_log(_logical_id: str, properties: Properties, _stack_name: str) -> Provisioned:
     flow_log = f"fl-{secrets.token_hex(9)[:17]}"
     destination = properties.get("LogDestination") or properties.get("LogGroupName") or ""
     ec2._flow_logs[flow_log] = {
@@ -111,7 +111,7 @@ def _update_flow_log(
     return physical_id, {"Id": physical_id}
 
 
-def _delete_flow_log(physical_id: str, properties: Properties) -> None:
+def _delete_flow_log(physical_id: str, _properties: Properties) -> None:
     ec2._flow_logs.pop(physical_id, None)
     ec2._tags.pop(physical_id, None)
 
@@ -126,16 +126,16 @@ def _put_composite_alarm(logical_id: str, properties: Properties, stack_name: st
 
 
 def _update_composite_alarm(
-    physical_id: str, old: Properties, new: Properties, stack_name: str, logical_id: str | None = None
+    physical_id: str, _old: Properties, new: Properties, stack_name: str, logical_id: str | None = None
 ) -> Provisioned:
     return _put_composite_alarm(logical_id or physical_id, new, stack_name)
 
 
-def _delete_composite_alarm(physical_id: str, properties: Properties) -> None:
+def _delete_composite_alarm(physical_id: str, _properties: Properties) -> None:
     cloudwatch._composite_alarms.pop(physical_id, None)
 
 
-def _create_backup_selection(logical_id: str, properties: Properties, stack_name: str) -> Provisioned:
+def _create_backup_selection(_logical_id: str, properties: Properties, _stack_name: str) -> Provisioned:
     plan = str(properties["BackupPlanId"])
     status, _headers, body = backup._create_selection(plan, {"BackupSelection": dict(properties["BackupSelection"])})
     if status >= 400:
@@ -145,7 +145,7 @@ def _create_backup_selection(logical_id: str, properties: Properties, stack_name
     return physical_id, {"Id": physical_id, "SelectionId": selection, "BackupPlanId": plan}
 
 
-def _delete_backup_selection(physical_id: str, properties: Properties) -> None:
+def _delete_backup_selection(physical_id: str, _properties: Properties) -> None:
     backup._selections.pop(physical_id.partition("_")[0], None)
 
 
@@ -175,7 +175,7 @@ class EventSubscriptions:
         self._events.subscribe(physical_id, new)
         return physical_id, {}
 
-    def delete(self, physical_id: str, properties: Properties) -> None:
+    def delete(self, physical_id: str, _properties: Properties) -> None:
         """End the subscription."""
         self._events.unsubscribe(physical_id)
 

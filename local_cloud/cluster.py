@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import LiteralString
 
@@ -20,6 +20,7 @@ REPLICATOR = "rdsrepladmin"
 INTERNAL_ROLES = (ADMINISTRATOR, REPLICATOR)
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 5.0
+HALT_TIMEOUT_SECONDS = 3.0
 # Line of postmaster.pid (from 0) that holds the state of the server.
 STATUS_LINE = 7
 
@@ -27,8 +28,8 @@ BASE_SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "password_encryption": "scram-sha-256",
-    # What must survive is a kill of processes. What they wrote is in the kernel's page cache then, synced or not: only a crash of the
-    # machine would need fsync, and no data outlives the local cloud.
+    # What must survive is a kill of processes. What they wrote is in the kernel's page cache then, synced or not:
+    # only a crash of the machine would need fsync, and no data outlives the local cloud.
     "fsync": "off",
     # Needed all the same: a base backup taken from a standby is refused without.
     "full_page_writes": "on",
@@ -40,7 +41,8 @@ BASE_SETTINGS: Mapping[str, str] = {
     "io_method": "sync",
     "min_wal_size": "32MB",
     "max_wal_size": "512MB",
-    # A replica that follows its source to the source's Multi-AZ copy needs the last WAL, for which no slot was kept there.
+    # A replica that follows its source to the source's Multi-AZ copy needs the last WAL, for which no slot was kept
+    # there.
     "wal_keep_size": "256MB",
     "wal_level": "replica",
     "hot_standby": "on",
@@ -81,7 +83,8 @@ class ClusterError(Exception):
 class Cluster:
     """A cluster. Not thread-safe but for `kill`, `is_running` and `pid`.
 
-    `on_exit(cluster)` is called from a thread of its own when the postmaster ends without `stop`, `kill` or `remove` having asked for it.
+    `on_exit(cluster)` is called from a thread of its own when the postmaster ends without `stop`, `kill` or `remove`
+    having asked for it.
     """
 
     def __init__(self, host: PostgresHost, name: str, on_exit: Callable[["Cluster"], None]) -> None:
@@ -157,7 +160,8 @@ class Cluster:
         """Start the server and wait until it accepts connections. Raises ClusterError when it does not."""
         if self.is_running:
             return
-        # The server refuses to start beside backends of a killed predecessor, and these could still acknowledge something.
+        # The server refuses to start beside backends of a killed predecessor, and these could still acknowledge
+        # something.
         self.end_orphans()
         self._exit_expected = True
         try:
@@ -184,22 +188,24 @@ class Cluster:
         process = self._process
         if process is None:
             return
-        for request, patience in ((signal.SIGINT, STOP_TIMEOUT_SECONDS), (signal.SIGQUIT, 2.0)):
-            with contextlib.suppress(ProcessLookupError):
-                if process.returncode is None:
-                    os.kill(process.pid, request)
-            if self._joined(patience):
-                break
+        self._ask(process, signal.SIGINT, STOP_TIMEOUT_SECONDS)
+        self.halt()
+
+    def halt(self) -> None:
+        """Stop at once, without a checkpoint; the next start recovers."""
+        self._exit_expected = True
+        process = self._process
+        if process is not None:
+            # A postmaster that is asked to sees its backends off; those of a killed one linger until init notices.
+            self._ask(process, signal.SIGQUIT, HALT_TIMEOUT_SECONDS)
         self.kill()
 
     def kill(self) -> None:
         """`kill -9` the postmaster, wait for its end, and end the backends it leaves."""
         self._exit_expected = True
         process = self._process
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-            self._joined(10.0)
+        if process is not None:
+            self._ask(process, signal.SIGKILL, 10.0)
         self.end_orphans()
 
     def kill_postmaster(self) -> None:
@@ -249,8 +255,9 @@ class Cluster:
     def create_master(self, username: str, password: str, database: str) -> None:
         """Make the main user and the first database.
 
-        RDS's main user holds `rds_superuser`, which may make FOR ALL TABLES publications and event triggers; PostgreSQL gives these to
-        superusers only, so the main user is one here. What the product relies on stays within what RDS allows.
+        RDS's main user holds `rds_superuser`, which may make FOR ALL TABLES publications and event triggers;
+        PostgreSQL gives these to superusers only, so the main user is one here. What the product relies on stays
+        within what RDS allows.
         """
         role = sql.Identifier(username)
         attributes: LiteralString = "CREATE ROLE {} LOGIN CREATEDB CREATEROLE REPLICATION SUPERUSER PASSWORD {}"
@@ -270,23 +277,17 @@ class Cluster:
 
     def query(self, statement: LiteralString, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Run a query as the administrator. Raises ClusterError."""
-        try:
-            with self._connect() as connection:
-                return connection.execute(statement, values).fetchall()
-        except psycopg.Error as error:
-            raise ClusterError(f"{self.directory.name}: {error}") from error
+        with self._connect() as connection:
+            return connection.execute(statement, values).fetchall()
 
     def execute(self, statement: LiteralString, values: Sequence[object] = ()) -> None:
         """Run a statement as the administrator. Raises ClusterError."""
-        try:
-            with self._connect() as connection:
-                connection.execute(statement, values)
-        except psycopg.Error as error:
-            raise ClusterError(f"{self.directory.name}: {error}") from error
+        with self._connect() as connection:
+            connection.execute(statement, values)
 
     def remove(self) -> None:
-        """Kill the cluster and delete everything it had. Idempotent."""
-        self.kill()
+        """Halt the cluster and delete everything it had. Idempotent."""
+        self.halt()
         remove(self.directory)
         self.socket.unlink(missing_ok=True)
         self.socket.with_name(self.socket.name + ".lock").unlink(missing_ok=True)
@@ -298,23 +299,30 @@ class Cluster:
         except OSError:
             return "no log"
 
-    def _connect(self) -> "psycopg.Connection[tuple[object, ...]]":
-        return psycopg.connect(
-            host=str(self._host.sockets),
-            port=self._number,
-            user=ADMINISTRATOR,
-            dbname="postgres",
-            autocommit=True,
-            connect_timeout=10,
-            # An administrator's change must never wait for a Multi-AZ copy that may be gone.
-            options="-c synchronous_commit=local -c statement_timeout=90s -c search_path=pg_catalog",
-        )
+    @contextlib.contextmanager
+    def _connect(self) -> "Iterator[psycopg.Connection[tuple[object, ...]]]":
+        try:
+            with psycopg.connect(
+                host=str(self._host.sockets),
+                port=self._number,
+                user=ADMINISTRATOR,
+                dbname="postgres",
+                autocommit=True,
+                connect_timeout=10,
+                # An administrator's change must never wait for a Multi-AZ copy that may be gone.
+                options="-c synchronous_commit=local -c statement_timeout=90s -c search_path=pg_catalog",
+            ) as connection:
+                yield connection
+        except psycopg.Error as error:
+            raise ClusterError(f"{self.directory.name}: {error}") from error
 
-    def _joined(self, patience: float) -> bool:
-        watcher = self._watcher
-        if watcher is not None and watcher is not threading.current_thread():
-            watcher.join(patience)
-        return not self.is_running
+    def _ask(self, process: "subprocess.Popen[bytes]", request: signal.Signals, patience: float) -> None:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, request)
+            watcher = self._watcher
+            if watcher is not None and watcher is not threading.current_thread():
+                watcher.join(patience)
 
     def _watch(self, process: "subprocess.Popen[bytes]") -> None:
         process.wait()

@@ -1,11 +1,13 @@
 """The endpoints of DB instances: TLS in front of the clusters, and the place where networks break.
 
-Every instance has a loopback address of its own (on Linux; elsewhere a port of its own on 127.0.0.1). The endpoint speaks the first
-bytes of PostgreSQL's protocol (the TLS request, the start-up packet), then forwards bytes to the cluster's Unix socket.
+Every instance has a loopback address of its own (on Linux; elsewhere a port of its own on 127.0.0.1). The endpoint
+speaks the first bytes of PostgreSQL's protocol (the TLS request, the start-up packet), then forwards bytes to the
+cluster's Unix socket.
 
-What a client sees: no instance → connection refused; no cluster behind the endpoint → connection reset; a security group that does not
-let it in → silence, as dropped packets are (the TCP connection itself succeeds: the kernel completes it on loopback). A connection that is
-established outlives a change of security groups, which track connections.
+What a client sees: no instance → connection refused; no cluster behind the endpoint → connection reset; a security
+group that does not let it in → silence, as dropped packets are (the TCP connection itself succeeds: the kernel
+completes it on loopback). A connection that is established outlives a change of security groups, which track
+connections.
 """
 
 import asyncio
@@ -53,7 +55,8 @@ class Caller:
 class Fault:
     """A network fault between callers and an instance.
 
-    cut: connections are reset; hang: they stay open and silent, and go on when the fault ends; slow: every chunk takes `delay_ms` longer.
+    cut: connections are reset; hang: they stay open and silent, and go on when the fault ends; slow: every chunk
+    takes `delay_ms` longer.
     """
 
     kind: Literal["none", "cut", "hang", "slow"] = "none"
@@ -171,6 +174,10 @@ class EndpointServer:
         self._deciders.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something on the loop. Raises RuntimeError after `close`."""
+        if self._loop.is_closed():
+            work.close()
+            raise RuntimeError("the endpoints are closed")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def _call(self, identifier: str, change: Callable[[_Endpoint], None]) -> None:
@@ -179,7 +186,9 @@ class EndpointServer:
             if endpoint is not None:
                 change(endpoint)
 
-        self._run(apply())
+        # Work that is still under way when the fleet closes has nothing to change any more.
+        with contextlib.suppress(RuntimeError):
+            self._run(apply())
 
     async def _open(self, identifier: str, rules: Rules) -> tuple[str, int]:
         await self._close_endpoint(identifier)
@@ -378,7 +387,9 @@ def _abort(writer: asyncio.StreamWriter) -> None:
 
 
 def _free_address(taken: set[str], port: int) -> tuple[str, int]:
-    """A loopback address no instance has and whose `port` is free; elsewhere than on Linux 127.0.0.1 and any free port."""
+    """A loopback address no instance has and whose `port` is free; elsewhere than on Linux 127.0.0.1 and any free
+    port.
+    """
     if sys.platform != "linux":
         return "127.0.0.1", 0
     for _ in range(50):

@@ -1,7 +1,7 @@
 """RDS events: into `DescribeEvents`, onto the default event bus as the AWS source `aws.rds`, and to subscriptions.
 
-Events are delivered one after the other, in the order in which they happened, by a thread of their own: a target that is
-slow does not hold up the database that had something to report.
+Events are delivered one after the other, in the order in which they happened, by a thread of their own: a target that
+is slow does not hold up the database that had something to report.
 """
 
 from __future__ import annotations

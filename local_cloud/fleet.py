@@ -41,7 +41,9 @@ SLOT_SYNCHRONISATION_SECONDS = 1.0
 
 
 class Fleet:
-    """The DB instances of one local cloud. Methods may be called from any thread; refusals are FleetErrors with RDS's codes."""
+    """The DB instances of one local cloud. Methods may be called from any thread; refusals are FleetErrors with RDS's
+    codes.
+    """
 
     def __init__(
         self,
@@ -142,9 +144,12 @@ class Fleet:
                 instance.modify(master_password, parameters, multi_az)
 
     def delete(self, identifier: str) -> None:
-        """Delete an instance, its processes and its storage; returns when they are gone. Its read replicas are promoted."""
+        """Delete an instance, its processes and its storage; returns when they are gone. Its read replicas are
+        promoted.
+        """
         instance = self._find(identifier)
-        instance.delete()
+        with _as_fleet_error(identifier):
+            instance.delete()
         replicas = self._replicas_of(identifier)
         with self._lock:
             self._instances.pop(identifier, None)
@@ -165,7 +170,9 @@ class Fleet:
         self._find(identifier).kill()
 
     def lose(self, identifier: str) -> None:
-        """Kill an instance and its Multi-AZ copy for good and remove their storage; the status is `failed` after a while."""
+        """Kill an instance and its Multi-AZ copy for good and remove their storage; the status is `failed` after a
+        while.
+        """
         self._find(identifier).lose()
 
     def set_fault(self, identifier: str, fault: Fault) -> None:

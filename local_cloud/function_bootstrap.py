@@ -115,7 +115,7 @@ def _number(value: Any) -> float:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-def _read_requests(requests: queue.SimpleQueue[str]) -> NoReturn:
+def _read_requests(requests: queue.SimpleQueue[str]) -> NoReturn:  # pragma: no cover - runs where nothing is measured
     """Pass requests on, and die with everything started from here as soon as nobody can send any more."""
     with os.fdopen(os.dup(0), encoding="utf-8") as stream:
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -127,11 +127,9 @@ def _read_requests(requests: queue.SimpleQueue[str]) -> NoReturn:
     raise SystemExit
 
 
-def main() -> NoReturn:
-    """Serve invocations until standard input ends."""
-    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
-    start = json.loads(requests.get())
+def serve(next_request: Callable[[], str]) -> NoReturn:
+    """Load the handler that the first request names, then answer one invocation per request; ends with the process."""
+    start = json.loads(next_request())
     os.set_inheritable(start["answers"], False)
     answers = os.fdopen(start["answers"], "w", encoding="utf-8")
     log = Log(sys.stdout, start["log_format"])
@@ -154,21 +152,27 @@ def main() -> NoReturn:
         raise SystemExit(1) from error
     answer({"ready": True}, "init")
     while True:
-        invocation = json.loads(requests.get())
+        invocation = json.loads(next_request())
         context = Context(invocation)
         log.request_id = context.aws_request_id
         if invocation.get("trace_id"):
             os.environ["_X_AMZN_TRACE_ID"] = invocation["trace_id"]
-        try:
-            result = handler(invocation["event"], context)
-            try:
-                message: dict[str, Any] = {"payload": json.dumps(result, default=_number)}
-            except (TypeError, ValueError) as error:
-                raise RuntimeFault("Runtime.MarshalError", f"Unable to marshal response: {error}") from error
-        except Exception as error:
-            message = {"error": failure(error, context.aws_request_id)}
-        answer(message, context.aws_request_id)
+        answer(_invoke(handler, invocation["event"], context), context.aws_request_id)
+
+
+def _invoke(handler: Callable[[Any, Context], Any], event: Any, context: Context) -> dict[str, Any]:
+    try:
+        result = handler(event, context)
+    except Exception as error:
+        return {"error": failure(error, context.aws_request_id)}
+    try:
+        return {"payload": json.dumps(result, default=_number)}
+    except (TypeError, ValueError) as error:
+        fault = RuntimeFault("Runtime.MarshalError", f"Unable to marshal response: {error}")
+        return {"error": failure(fault, context.aws_request_id)}
 
 
 if __name__ == "__main__":
-    main()
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
+    serve(requests.get)

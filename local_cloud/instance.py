@@ -23,17 +23,20 @@ logger = logging.getLogger(__name__)
 
 # RDS uploads transaction logs every five minutes: the latest restorable time moves in these steps.
 RESTORABLE_STEP = timedelta(minutes=5)
-# After PromoteReadReplica the status stays `available` for seconds; here for this part of the promotion, at most so long.
+# After PromoteReadReplica the status stays `available` for seconds; here for this part of the promotion, at most so
+# long.
 PROMOTION_UNNOTICED_PART = 0.2
 PROMOTION_UNNOTICED_SECONDS = 0.5
 # The part of the promotion after which the replica accepts writes (then it reboots).
 PROMOTION_MODIFYING_PART = 0.6
 COPY_RETRY_SECONDS = 1.0
+CREATION_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
 class InstanceSpec:
-    """What CreateDBInstance says. A read replica takes `master_username`, `master_password` and `database` from its source.
+    """What CreateDBInstance says. A read replica takes `master_username`, `master_password` and `database` from its
+    source.
 
     `availability_zones`: the zone of the instance, then the zone of its Multi-AZ copy.
     """
@@ -55,7 +58,8 @@ class InstanceSpec:
 class InstanceView:
     """What DescribeDBInstances says, and where the instance lives on this machine.
 
-    `processes` are the process ids of the postmasters and `directories` the storage of the instance and of its Multi-AZ copy.
+    `processes` are the process ids of the postmasters and `directories` the storage of the instance and of its
+    Multi-AZ copy.
     """
 
     identifier: str
@@ -121,8 +125,9 @@ EVENTS: Mapping[str, tuple[str, str]] = {
 class Delays:
     """How long RDS takes, in seconds. The real numbers are minutes; these are for rehearsals.
 
-    creation: until a new instance is available; promotion: from the call to `available` as a primary; multi_az_failover: the endpoint is down
-    so long; failed_after: from the loss of an instance to its status `failed`; reboot; backing_up: length of a backup (0: none is shown).
+    creation: until a new instance is available; promotion: from the call to `available` as a primary;
+    multi_az_failover: the endpoint is down so long; failed_after: from the loss of an instance to its status
+    `failed`; reboot; backing_up: length of a backup (0: none is shown).
     """
 
     creation_seconds: float = 0.0
@@ -159,7 +164,9 @@ class Surroundings:
 
 
 class Instance:
-    """A DB instance. Requests check and set the status at once; the work is done by the instance's own thread, in order."""
+    """A DB instance. Requests check and set the status at once; the work is done by the instance's own thread, in
+    order.
+    """
 
     def __init__(self, spec: InstanceSpec, surroundings: Surroundings, source: "Instance | None" = None) -> None:
         self.spec = spec
@@ -234,8 +241,11 @@ class Instance:
 
     def source_was_deleted(self) -> None:
         """RDS promotes the replicas of a deleted source."""
-        with contextlib.suppress(FleetError):
-            self.promote()
+        with self._gate:
+            if self.source is None or self._promoting:
+                return
+            self._promoting = True
+        self._submit(self._promote)
 
     def reboot(self, force_failover: bool) -> None:
         """Begin a restart, or a failover to the Multi-AZ copy."""
@@ -298,14 +308,17 @@ class Instance:
         main.kill_postmaster()
 
     def lose(self) -> None:
-        """Lose instance, copy and storage for good; returns when all is dead."""
-        self._lost_at = datetime.now(UTC)
+        """Lose instance, copy and storage for good; returns when all is dead. Nothing more can be lost after that."""
+        with self._gate:
+            if self._lost_at is not None:
+                return
+            self._lost_at = datetime.now(UTC)
         self._interrupted.set()
         self._around.endpoints.set_target(self.spec.identifier, None)
         self._pair.kill()
         self._around.endpoints.disconnect(self.spec.identifier)
         removed: Future[None] = Future()
-        self._submit(lambda: self._lose(removed))
+        self._submit(lambda: self._lose(removed), even_if_gone=True)
         removed.result(60)
 
     def delete(self) -> None:
@@ -320,7 +333,7 @@ class Instance:
                 raise self._refusal("is being deleted already")
             self.status = "deleting"
         self._halt()
-        self._submit(self._delete).result()
+        self._submit(self._delete, even_if_gone=True).result()
         self._work.put(None)
 
     def set_fault(self, fault: Fault) -> None:
@@ -337,7 +350,7 @@ class Instance:
         self._halt()
         self._work.put(None)
         with contextlib.suppress(OSError):
-            self._pair.kill()
+            self._pair.halt()
 
     # Work, done by the instance's thread.
 
@@ -350,14 +363,14 @@ class Instance:
                 self._around.template, self.spec.master_username, self.spec.master_password, self.spec.database
             )
         else:
-            self._pair.clone(self._upstream())
+            self._insistently(lambda: self._pair.clone(self._upstream()))
         if self.spec.multi_az:
-            self._pair.build_copy()
+            self._insistently(self._pair.build_copy)
         self._wait_until(started + delays.creation_seconds)
         self._emit("RDS-EVENT-0005")
         self._aim()
+        self.status = "backing-up"
         if delays.backing_up_seconds > 0:
-            self.status = "backing-up"
             self._back_up()
         self._become_available()
 
@@ -412,13 +425,19 @@ class Instance:
             replica.source_moved()
 
     def _recover(self) -> None:
-        """Bring the instance back after its main cluster died: what RDS does by itself, without a change of the status."""
+        """Bring the instance back after its main cluster died: what RDS does by itself, without a change of the
+        status.
+        """
         main = self._pair.main
         if main is None or main.is_running or self._interrupted.is_set() or self.status in ("stopping", "stopped"):
             return
         if self._pair.has_live_copy:
-            self._fail_over()
-            return
+            try:
+                self._fail_over()
+            except ClusterError as error:
+                logger.warning("the failover of %s ends with a restart: %s", self.spec.identifier, error)
+            else:
+                return
         started = time.monotonic()
         self._pair.revive()
         self._wait_until(started + self._around.delays().reboot_seconds)
@@ -435,7 +454,8 @@ class Instance:
             return
         upstream = self._upstream()
         if not self._pair.follow(upstream):
-            # It has more than the source's copy had, or lacks WAL the copy never kept: RDS rebuilds such a replica as well.
+            # It has more than the source's copy had, or lacks WAL the copy never kept: RDS rebuilds such a replica as
+            # well.
             self._emit("RDS-EVENT-0045")
             self._aim(nowhere=True)
             self._pair.clone(upstream)
@@ -529,9 +549,13 @@ class Instance:
 
     # How work is done.
 
-    def _submit(self, work: Callable[[], None]) -> "Future[None]":
+    def _submit(self, work: Callable[[], None], *, even_if_gone: bool = False) -> "Future[None]":
+        def unless_gone() -> None:
+            self._wait_until(0.0)
+            work()
+
         future: Future[None] = Future()
-        self._work.put((work, future))
+        self._work.put((work if even_if_gone else unless_gone, future))
         return future
 
     def _do_work(self) -> None:
@@ -550,15 +574,31 @@ class Instance:
                 future.set_result(None)
 
     def _give_up(self) -> None:
-        """What could not be brought back is `failed`, as on RDS."""
+        """After work that failed: an instance that runs is available, one that could not be brought back failed."""
         main = self._pair.main
+        if self._interrupted.is_set():
+            return
+        if main is not None and main.is_running:
+            self._aim()
+            self._become_available()
+            return
         with self._gate:
-            if self.status in ("creating", "deleting", "failed", "stopped") or self._interrupted.is_set():
-                return
-            if main is not None and main.is_running:
+            if self.status in ("creating", "deleting", "failed", "stopped"):
                 return
             self.status = "failed"
         self._emit("RDS-EVENT-0031")
+
+    def _insistently(self, work: Callable[[], None]) -> None:
+        """Do again what fails while the source fails over."""
+        for _ in range(CREATION_ATTEMPTS - 1):
+            try:
+                work()
+            except ClusterError as error:
+                logger.warning("%s is tried again: %s", self.spec.identifier, error)
+                self._wait_until(time.monotonic() + COPY_RETRY_SECONDS)
+            else:
+                return
+        work()
 
     def _persist(self, work: Callable[[], None]) -> None:
         """Do something with the main cluster; bring the cluster back and do it again when it died meanwhile."""
@@ -577,8 +617,7 @@ class Instance:
     def _main_exited(self, cluster: Cluster) -> None:
         """Called in the thread that saw the postmaster die."""
         if cluster is self._pair.main and not self._interrupted.is_set():
-            with contextlib.suppress(RuntimeError):
-                self._around.endpoints.set_target(self.spec.identifier, None)
+            self._around.endpoints.set_target(self.spec.identifier, None)
             self._submit(self._recover)
 
     def _copy_exited(self, _: Cluster) -> None:
@@ -592,7 +631,7 @@ class Instance:
 
     def _become_available(self) -> None:
         with self._gate:
-            if self.status not in ("deleting", "failed") and not self._interrupted.is_set():
+            if self.status not in ("creating", "deleting", "failed", "stopped") and not self._interrupted.is_set():
                 self.status = "available"
 
     def _wait_until(self, moment: float) -> None:

@@ -23,7 +23,9 @@ FOLLOW_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Upstream:
-    """What the cluster of a read replica streams from: the source's main cluster, through a slot named after the replica."""
+    """What the cluster of a read replica streams from: the source's main cluster, through a slot named after the
+    replica.
+    """
 
     cluster: Cluster
     slot: str
@@ -32,11 +34,12 @@ class Upstream:
 class ClusterPair:
     """Main cluster and Multi-AZ copy of an instance.
 
-    The copy is synchronous: a commit is acknowledged when both have it. The copy of a read replica cascades from it; it is asynchronous
-    until the replica is promoted (a standby acknowledges no commits) and synchronous from the first commit afterwards.
+    The copy is synchronous: a commit is acknowledged when both have it. The copy of a read replica cascades from it;
+    it is asynchronous until the replica is promoted (a standby acknowledges no commits) and synchronous from the
+    first commit afterwards.
 
-    One thread changes a pair; `kill`, `release_commits` and the attributes may be used from others. `on_main_exit` and `on_copy_exit` are
-    called when a cluster's postmaster ended by itself.
+    One thread changes a pair; `kill`, `release_commits` and the attributes may be used from others. `on_main_exit`
+    and `on_copy_exit` are called when a cluster's postmaster ended by itself.
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class ClusterPair:
         main.create_master(username, password, database)
 
     def clone(self, upstream: Upstream) -> None:
-        """Make and start the main cluster of a read replica by a base backup of `upstream`; what was before is removed."""
+        """Make and start the main cluster of a read replica by a base backup of `upstream`; what was before is
+        removed.
+        """
         self.drop_copy()
         if self.main is not None:
             self.main.remove()
@@ -142,10 +147,13 @@ class ClusterPair:
         old.remove()
 
     def revive(self) -> None:
-        """Start the main cluster, whatever state it is in."""
+        """Start the main cluster, whatever state it is in; that of a primary accepts writes then."""
         if self.main is None:
             raise ClusterError(f"{self._name} has no storage any more")
         self.main.start()
+        if self.upstream is None:
+            # It may have been the copy a moment ago, and died while it was promoted.
+            self.main.promote()
 
     def restart(self) -> None:
         """Stop and start the main cluster: static parameters take effect, on the copy too."""
@@ -168,7 +176,9 @@ class ClusterPair:
             self.copy.start()
 
     def follow(self, upstream: Upstream) -> bool:
-        """Let a read replica stream from another cluster of its source. False: it cannot, its history is another (or too old)."""
+        """Let a read replica stream from another cluster of its source. False: it cannot, its history is another (or
+        too old).
+        """
         self.upstream = upstream
         upstream.cluster.keep_slot(upstream.slot)
         self._configure_main()
@@ -210,6 +220,11 @@ class ClusterPair:
         """`kill -9` both clusters."""
         for cluster in self.clusters:
             cluster.kill()
+
+    def halt(self) -> None:
+        """Stop both clusters at once."""
+        for cluster in self.clusters:
+            cluster.halt()
 
     def remove(self) -> None:
         """Kill both clusters and delete their storage. Idempotent."""

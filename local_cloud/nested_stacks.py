@@ -1,8 +1,8 @@
 """Nested stacks that behave like stacks.
 
-The emulator deploys a nested stack by a simpler loop of its own, without dynamic references, without rollback of a child
-that fails half-way, and losing the attributes of what an update leaves alone. Here the child goes through the engine
-that deploys its parent.
+The emulator deploys a nested stack by a simpler loop of its own, without dynamic references, without rollback of a
+child that fails half-way, and losing the attributes of what an update leaves alone. Here the child goes through the
+engine that deploys its parent.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-# Parameters PostgreSQL knows by the same name and in the same unit as RDS (a bare number is in PostgreSQL's base unit on both).
+# Parameters PostgreSQL knows by the same name and in the same unit as RDS (a bare number is in PostgreSQL's base unit
+# on both).
 HONOURED = frozenset(
     {
         "autovacuum",
@@ -82,7 +83,8 @@ def honoured_settings(parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def unhonoured_parameters(parameters: Mapping[str, str]) -> tuple[str, ...]:
-    """The parameters that mean nothing here, sorted: unknown names, formulas (`{DBInstanceClassMemory/…}`), missing libraries.
+    """The parameters that mean nothing here, sorted: unknown names, formulas (`{DBInstanceClassMemory/…}`), missing
+    libraries.
 
     A library is named as `shared_preload_libraries=<library>`.
     """

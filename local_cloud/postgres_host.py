@@ -113,7 +113,7 @@ class PostgresHost:
             raise HostError("the fleet is closed")
         future: Future[subprocess.Popen[bytes]] = Future()
         self._requests.put(([str(self.binaries / command[0]), *command[1:]], log, future))
-        return future.result()
+        return future.result(60)
 
     def close(self) -> None:
         """Kill what still runs here and remove every folder. Idempotent."""
@@ -121,6 +121,7 @@ class PostgresHost:
             return
         self._closed = True
         self._requests.put(None)
+        self._starter.join(5)
         kill_below([self.storage])
         remove(self.storage)
         remove(self.sockets)
@@ -205,9 +206,8 @@ def sweep(state: Path) -> None:
     folders = [state.resolve() / "postgresql"]
     with contextlib.suppress(FileNotFoundError):
         folders += [Path(line) for line in record.read_text().splitlines()]
-    ours = [folder for folder in folders if folder.exists() and _is_ours(folder, state.resolve())]
-    if ours:
-        kill_below(ours)
+    ours = [folder for folder in folders if _is_ours(folder, state.resolve())]
+    kill_below(ours)
     for folder in ours:
         remove(folder)
     record.unlink(missing_ok=True)
@@ -220,7 +220,7 @@ def kill_below(folders: Sequence[Path], patience: float = 10.0) -> None:
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(found, timeout=0.05)
+        time.sleep(0.01)
 
 
 def working_below(folders: Sequence[Path]) -> Iterator[psutil.Process]:

@@ -6,10 +6,13 @@ endpoint, source and replicas, availability zones – comes from the fleet whene
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextvars
 import functools
 import importlib.metadata
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -111,11 +114,8 @@ class DatabaseService:
         if response[0] >= 400:
             return response
         record = rds._instances[identifier]
-        try:
-            self._fleet.create(self._spec(record, _value(request, "AvailabilityZone"), _value(request, "DBName")))
-        except FleetError:
-            rds._instances.pop(identifier, None)
-            raise
+        spec = self._spec(record, _value(request, "AvailabilityZone"), _value(request, "DBName"))
+        self._begin(record, functools.partial(self._fleet.create, spec))
         return self._answer("CreateDBInstance", record)
 
     def _create_replica(self, request: Request) -> Response:
@@ -131,12 +131,32 @@ class DatabaseService:
         record["MultiAZ"] = _value(request, "MultiAZ") == "true"
         if _value(request, "DBInstanceClass"):
             record["DBInstanceClass"] = _value(request, "DBInstanceClass")
-        try:
-            self._fleet.create_replica(self._spec(record, _value(request, "AvailabilityZone")), source)
-        except FleetError:
-            rds._instances.pop(record["DBInstanceIdentifier"], None)
-            raise
+        spec = self._spec(record, _value(request, "AvailabilityZone"))
+        self._begin(record, functools.partial(self._fleet.create_replica, spec, source))
         return self._answer("CreateDBInstanceReadReplica", record)
+
+    def _begin(self, record: Record, create: Callable[[], object]) -> None:
+        """Let the fleet create an instance on a thread of its own; returns when it is `creating` or was refused."""
+        identifier = record["DBInstanceIdentifier"]
+        outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                create()
+            except FleetError as error:
+                rds._instances.pop(identifier, None)
+                logger.warning("creation of %s failed: %s", identifier, error.message)
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(None)
+
+        # The emulator's stores are scoped by account and region, which are context variables.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(run,), name=f"creation-{identifier}", daemon=True).start()
+        while identifier not in self._fleet.identifiers() and not outcome.done():
+            time.sleep(POLL_SECONDS)
+        if outcome.done():
+            outcome.result()
 
     def _promote(self, request: Request) -> Response:
         record = self._record(request)
@@ -295,7 +315,7 @@ class DatabaseService:
             raise ValueError(_sentence(error)) from error
         return identifier, self._attributes(identifier)
 
-    def _deprovision(self, identifier: str, properties: Properties) -> None:
+    def _deprovision(self, identifier: str, _properties: Properties) -> None:
         record = rds._instances.get(identifier)
         if record is not None and record.get("DeletionProtection"):
             raise ValueError(f"Cannot delete {identifier}: its deletion protection is on")
@@ -359,7 +379,9 @@ class DatabaseService:
     def _zones(self, record: Record, preferred: str) -> tuple[str, ...]:
         """Return the zones of the subnet group, the preferred one first; without a group two zones of the region."""
         subnets = record.get("DBSubnetGroup", {}).get("Subnets", [])
-        zones = sorted({str((subnet.get("SubnetAvailabilityZone") or {}).get("Name") or "") for subnet in subnets} - {""})
+        zones = sorted(
+            {str((subnet.get("SubnetAvailabilityZone") or {}).get("Name") or "") for subnet in subnets} - {""}
+        )
         zones = zones or [f"{self._options.region}a", f"{self._options.region}c"]
         return tuple(sorted(zones, key=lambda zone: zone != preferred)) if preferred else tuple(zones)
 

@@ -62,7 +62,7 @@ class Rotations:
         self._closed = threading.Event()
 
     def install(self) -> None:
-        """Replace RotateSecret, add CancelRotateSecret's effect to the CloudFormation type, and start the timer."""
+        """Replace RotateSecret, add the CloudFormation type, and start the timer."""
         secretsmanager._rotate_secret = self.rotate
         secretsmanager._describe_secret = _with_rotation_dates(secretsmanager._describe_secret)
         secretsmanager._get_secret_value = _refusing_an_empty_version(secretsmanager._get_secret_value)
@@ -105,7 +105,7 @@ class Rotations:
         function = request.get("RotationLambdaARN") or secret.get("RotationLambdaARN")
         if not function:
             raise RotationRefused("InvalidRequestException", "No Lambda rotation function ARN is associated with it.")
-        self._check_permission(function)
+        self._check_permission(function, secret["ARN"])
         current, _version = secretsmanager._find_stage_version(secret, "AWSCURRENT")
         pending, _version = secretsmanager._find_stage_version(secret, "AWSPENDING")
         with self._lock:
@@ -184,7 +184,7 @@ class Rotations:
         if result.get("error") or result.get("function_error"):
             raise RotationFailure(step, json.dumps(result.get("body"), default=str))
 
-    def _check_permission(self, function: str) -> None:
+    def _check_permission(self, function: str, secret_arn: str) -> None:
         """Refuse a function that does not exist or whose policy does not let Secrets Manager invoke it."""
         record, config, name = lambda_svc._get_func_record_for_ref(function)
         if not record or not config:
@@ -197,7 +197,7 @@ class Rotations:
             action="lambda:InvokeFunction",
             resource_arn=arn,
             region=self._options.region,
-            service_context={"aws:sourceaccount": self._options.account},
+            service_context={"aws:sourceaccount": self._options.account, "aws:sourcearn": secret_arn},
         )
         if evaluate_resource_policy(record.get("policy"), context, service=PRINCIPAL).decision != "Allow":
             raise RotationRefused(
@@ -217,13 +217,13 @@ class Rotations:
 
     # The CloudFormation type -----------------------------------------------------------------------------------------
 
-    def _create_schedule(self, logical_id: str, properties: Properties, stack_name: str) -> tuple[str, dict[str, str]]:
+    def _create_schedule(self, _logical_id: str, properties: Properties, _stack: str) -> tuple[str, dict[str, str]]:
         if properties.get("HostedRotationLambda"):
             raise ValueError("HostedRotationLambda is a transform, which nested stacks do not take: name a function")
         return self._apply_schedule(properties)
 
     def _update_schedule(
-        self, physical_id: str, old: Properties, new: Properties, stack_name: str, logical_id: str | None = None
+        self, _physical_id: str, _old: Properties, new: Properties, _stack: str, _logical_id: str | None = None
     ) -> tuple[str, dict[str, str]]:
         return self._apply_schedule(new)
 
@@ -240,7 +240,7 @@ class Rotations:
         (self._run if immediately else self._test)(secret, version)
         return str(secret["ARN"]), {"Id": str(secret["ARN"])}
 
-    def _delete_schedule(self, physical_id: str, properties: Properties) -> None:
+    def _delete_schedule(self, physical_id: str, _properties: Properties) -> None:
         _key, secret = secretsmanager._resolve(physical_id)
         if secret:
             secret["RotationEnabled"] = False

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, ip_network
 from typing import TYPE_CHECKING, Any
 
-import psutil
+import psutil  # type: ignore[import-untyped,unused-ignore]
 from ministack.core.responses import request_scope
 from ministack.services import ec2
 
 from local_cloud import functions_runtime
 from local_cloud.endpoint import Caller
-from local_cloud.functions_runtime import FunctionIdentity
+from local_cloud.function_worker import FunctionIdentity
 
 if TYPE_CHECKING:
     from local_cloud.server import LocalCloudOptions
@@ -35,7 +35,7 @@ class SecurityGroupAdmission:
 
     def __call__(
         self,
-        identifier: str,
+        identifier: str,  # noqa: ARG002 - part of the protocol
         security_groups: tuple[str, ...],
         port: int,
         peer: tuple[str, int],

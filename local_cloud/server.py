@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PROCESS_FILE = "process.json"
 ENVIRONMENT_FILE = "environment"
 LOG_FILE = "log"
+DATABASES_FOLDER = "databases"
 # The emulator takes `test` for the account's root user, which IAM policies do not restrict: the CDK CLI's credentials.
 ROOT_ACCESS_KEY = "test"
 # Open connections get this long to finish before the server stops.
@@ -36,7 +37,7 @@ GRACE_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class LocalCloudOptions:
-    """What one local cloud runs with: its state folder, the address and port of its endpoint and the account it plays."""
+    """What one local cloud runs with: its state folder, its endpoint's address and port and the account it plays."""
 
     state: Path
     host: str
@@ -69,7 +70,8 @@ def engine_environment(options: LocalCloudOptions) -> dict[str, str]:
         "SFTP_ENABLED": "0",
         "DOCKER_HOST": "unix:///nonexistent",
         "LOG_LEVEL": "WARNING",
-        # Whatever a part of the emulator writes for a moment goes with the state folder.
+        # Whatever a part of the emulator writes goes with the state folder.
+        "STATE_DIR": str(options.state / "temporary"),
         "TMPDIR": str(options.state / "temporary"),
     }
 
@@ -94,7 +96,7 @@ def client_environment(options: LocalCloudOptions, authority_bundle: Path) -> di
 
 
 def open_listener(host: str) -> socket.socket:
-    """Return a socket bound to a free port of `host`; keeping it open from here on leaves no gap for another process."""
+    """Return a socket bound to a free port of `host`. It stays open, so that no other process gets the port."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, 0))
@@ -134,7 +136,7 @@ class LocalCloud:
         self.authority = CertificateAuthority.open(options.state / "authority")
         self.events = DatabaseEvents(options)
         self.fleet: Fleet = Fleet(
-            options.state / "databases",
+            options.state / DATABASES_FOLDER,
             self.authority,
             on_event=self.events.record,
             admission=security_groups.SecurityGroupAdmission(options),
@@ -148,7 +150,7 @@ class LocalCloud:
         self.rotations: Rotations = Rotations(options)
         self.rotations.install()
         nested_stacks.install()
-        cloudformation_types.install()
+        cloudformation_types.install(self.events)
         self.templates = unsupported.TemplateFindings()
         self.templates.install()
 
@@ -163,20 +165,13 @@ class LocalCloud:
 
     def close(self) -> None:
         """Stop the timers and the databases and end every process that is still a child of this one."""
+        from local_cloud import functions_runtime, sweep
+
         self.rotations.close()
         self.events.close()
+        functions_runtime.stop_all()
         self.fleet.close()
-        end_processes(psutil.Process().children(recursive=True))
-
-
-def end_processes(processes: list[psutil.Process]) -> None:
-    """Kill the given processes and wait until they are gone (at most 10 s)."""
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(processes, timeout=10)
+        sweep.end_processes(psutil.Process().children(recursive=True))
 
 
 def prepare_state(options: LocalCloudOptions) -> None:

@@ -7,6 +7,7 @@ import copy
 import hashlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -63,7 +64,7 @@ _create_machine = stepfunctions._create_state_machine
 _update_machine = stepfunctions._update_state_machine
 _normalise_response = stepfunctions._normalize_query_response
 _error_matches = stepfunctions._error_matches
-_pascal_case = stepfunctions._api_name_to_sfn_key
+_emulators_member_name = stepfunctions._api_name_to_sfn_key
 _dispatch_query = stepfunctions._dispatch_aws_sdk_query
 
 
@@ -313,7 +314,9 @@ def sdk_error_name(service: str, code: str) -> str:
 
 def _exception_class(shape: str) -> str:
     base = shape.removesuffix("Fault").removesuffix("Exception")
-    return f"{_pascal_case(base)}Exception"
+    # Every acronym is lowered in a class's name: InvalidDBInstanceState → InvalidDbInstanceState.
+    name = re.sub(r"([A-Z])([A-Z]+)(?=[A-Z][a-z]|[0-9]|$)", lambda acronym: acronym[1] + acronym[2].lower(), base)
+    return f"{name}Exception"
 
 
 def member_name(wire_name: str) -> str:

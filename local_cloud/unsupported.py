@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ministack.services import cloudformation
 from ministack.services.cloudformation import stacks
 
 from local_cloud.fleet import unhonoured_parameters
@@ -69,7 +70,10 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "SSESpecification": NO_ENCRYPTION,
         "PointInTimeRecoverySpecification": NO_BACKUPS,
     },
-    "AWS::Logs::LogGroup": {"KmsKeyId": NO_ENCRYPTION, "RetentionInDays": "log events stay until the local cloud stops"},
+    "AWS::Logs::LogGroup": {
+        "KmsKeyId": NO_ENCRYPTION,
+        "RetentionInDays": "log events stay until the local cloud stops",
+    },
     "AWS::SNS::Topic": {"KmsMasterKeyId": NO_ENCRYPTION},
     "AWS::KMS::Key": {"EnableKeyRotation": "key material does not rotate"},
     "AWS::Lambda::Function": {
@@ -107,7 +111,9 @@ class TemplateFindings:
                 self.note(stack, rest[0], resource_type, new)
             return done
 
-        def deleted(resource_type: str, physical_id: str, properties: Any, stack: Any = None, resource: Any = None) -> None:
+        def deleted(
+            resource_type: str, physical_id: str, properties: Any, stack: Any = None, resource: Any = None
+        ) -> None:
             delete(resource_type, physical_id, properties, stack, resource)
             self._findings.pop((str(stack), str(resource)), None)
 
@@ -116,18 +122,24 @@ class TemplateFindings:
     def note(self, stack: str, resource: str, resource_type: str, properties: Mapping[str, Any]) -> None:
         """Replace the findings of one resource."""
         found = tuple(
-            Finding(stack, resource, resource_type, name, reason) for name, reason in _unhonoured(resource_type, properties)
+            Finding(stack, resource, resource_type, name, reason)
+            for name, reason in _unhonoured(resource_type, properties)
         )
         self._findings[stack, resource] = found
 
     def findings(self) -> list[dict[str, str]]:
-        """Return every finding, by stack and resource."""
-        return [asdict(finding) for key in sorted(self._findings) for finding in self._findings[key]]
+        """Return every finding of the stacks that exist, by stack and resource.
+
+        A resource that outlives its stack (DeletionPolicy Retain) is in no template any more.
+        """
+        deployed = {name for name, stack in cloudformation._stacks.items() if stack["StackStatus"] != "DELETE_COMPLETE"}
+        keys = sorted(key for key in self._findings if key[0] in deployed)
+        return [asdict(finding) for key in keys for finding in self._findings[key]]
 
 
 def _unhonoured(resource_type: str, properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, reason in TABLE.get(resource_type, {}).items():
-        if (name == "*" or _asks_for_something(_value(properties, name))):
+        if name == "*" or _asks_for_something(_value(properties, name)):
             yield name, reason
     special = SPECIAL.get(resource_type)
     if special:

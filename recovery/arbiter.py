@@ -6,7 +6,7 @@ destructive happens on fewer than two signals, nor while any fresh witness still
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from recovery.objectives import Detection, Objectives
@@ -44,8 +44,8 @@ class Situation:
     standby: MemberStatus
     events: tuple[Event, ...] = ()
     forced: bool = False
-    detection: Detection = Detection()
-    objectives: Objectives = Objectives()
+    detection: Detection = field(default_factory=Detection)
+    objectives: Objectives = field(default_factory=Objectives)
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ def lost(status: str) -> bool:
 
 
 def trust_seconds(detection: Detection) -> float:
-    """How old an observation may be: three rounds at their slowest, and never below ten seconds (a new run's cold start)."""
+    """How old an observation may be: three slow rounds, and at least ten seconds (a new run's cold start)."""
     return max(10.0, 3 * max(detection.probe_interval, detection.probe_timeout))
 
 
 def fresh(situation: Situation) -> tuple[Observation, ...]:
-    """The observations that count: of the present epoch, no older than trusted and not from the future, give or take skew."""
+    """The observations that count: of the present epoch, not too old, not from the future, give or take clock skew."""
     oldest = situation.now - trust_seconds(situation.detection) - CLOCK_SKEW_SECONDS
     newest = situation.now + CLOCK_SKEW_SECONDS
     return tuple(
@@ -81,7 +81,7 @@ def fresh(situation: Situation) -> tuple[Observation, ...]:
 
 
 def waiting_limit(detection: Detection, objectives: Objectives) -> float:
-    """Seconds since the loss after which no decision is put off: what acting needs of the RTO is kept, the grace granted."""
+    """Seconds since the loss after which no decision is put off: the grace is granted, what acting needs is kept."""
     return min(objectives.rto_seconds, max(detection.multi_az_grace, objectives.rto_seconds - ACTING_SECONDS))
 
 
@@ -102,7 +102,10 @@ def decide(situation: Situation) -> Decision:
 def _judge(situation: Situation) -> tuple[Action, str]:
     roles, detection = situation.roles, situation.detection
     if roles.epoch != situation.epoch:
-        return "stand_by", f"The roles have passed to epoch {roles.epoch} since this incident of epoch {situation.epoch} began."
+        return (
+            "stand_by",
+            f"The roles have passed to epoch {roles.epoch} since this incident of epoch {situation.epoch} began.",
+        )
 
     seen = fresh(situation)
     elapsed = _elapsed(situation, seen)
@@ -117,24 +120,32 @@ def _judge(situation: Situation) -> tuple[Action, str]:
         if late or elapsed >= detection.multi_az_grace:
             return (
                 "stand_by",
-                f"Witness {_names(seeing)} still writes to the primary {roles.primary} after {elapsed:.0f} s, so the others "
-                "are cut off from it, not it from the world.",
+                f"Witness {_names(seeing)} still writes to the primary {roles.primary} after {elapsed:.0f} s: "
+                "the others are cut off from it, not it from the world.",
             )
-        return "wait", f"Witness {_names(seeing)} writes to the primary, another cannot: signals disagree for {elapsed:.0f} s."
+        return (
+            "wait",
+            f"Witness {_names(seeing)} writes to the primary, another cannot: signals disagree for {elapsed:.0f} s.",
+        )
 
     rds_says_lost = lost(situation.primary.status) or _failure_event(situation)
     signals = [f"witness {name}" for name in blind] + (["RDS"] if rds_says_lost else [])
     if len(signals) < SIGNALS_NEEDED:
         found = f"{len(signals)} of {SIGNALS_NEEDED} signals ({_names(signals) or 'none'}) that the primary is lost"
         if late:
-            return "refuse", f"Only {found} after {elapsed:.0f} s, limit {limit:.0f} s: no second signal, nothing destructive is done."
+            return (
+                "refuse",
+                f"Only {found} after {elapsed:.0f} s, limit {limit:.0f} s: nothing destructive is done.",
+            )
         return "wait", f"Only {found} after {elapsed:.0f} s: waiting for a second one."
 
-    case = f"{roles.primary} is lost by {len(signals)} signals ({_names(signals)}; RDS status {situation.primary.status})"
+    case = (
+        f"{roles.primary} is lost by {len(signals)} signals ({_names(signals)}; RDS status {situation.primary.status})"
+    )
     hindrance = _hindrance(situation, seen)
     if hindrance is not None:
         return _hindered(situation, hindrance, case, elapsed, late)
-    ready = f"{roles.standby} is within the RPO with a lag of {_lag(seen):.1f} s (objective {situation.objectives.rpo_seconds:.0f} s)"
+    ready = f"{roles.standby} lags {_lag(seen):.1f} s, within the RPO of {situation.objectives.rpo_seconds:.0f} s"
     if rds_says_lost:
         return "promote", f"{case} and cannot come back by itself; {ready}."
     if elapsed < detection.multi_az_grace and not late:
@@ -156,9 +167,13 @@ def _hindrance(situation: Situation, seen: Sequence[Observation]) -> _Hindrance 
     if lost(standby.status):
         return _Hindrance(f"the standby {name} is lost too (RDS status {standby.status})", may_pass=False)
     if standby.status not in CAPABLE_STATUSES:
-        return _Hindrance(f"the standby {name} is {standby.status}, and RDS promotes only an available one", may_pass=True)
+        return _Hindrance(
+            f"the standby {name} is {standby.status}, and RDS promotes only an available one", may_pass=True
+        )
     if standby.replica_of not in (None, situation.roles.primary):
-        return _Hindrance(f"the standby {name} replicates {standby.replica_of}, not {situation.roles.primary}", may_pass=False)
+        return _Hindrance(
+            f"the standby {name} replicates {standby.replica_of}, not {situation.roles.primary}", may_pass=False
+        )
     if not any(each.standby.reachable for each in seen):
         return _Hindrance(f"no fresh witness reaches the standby {name}", may_pass=True)
     lag = _lag(seen)
@@ -170,14 +185,15 @@ def _hindrance(situation: Situation, seen: Sequence[Observation]) -> _Hindrance 
     return None
 
 
-def _hindered(
-    situation: Situation, hindrance: _Hindrance, case: str, elapsed: float, late: bool
-) -> tuple[Action, str]:
-    """The standby cannot take over. A failover to the Multi-AZ copy is then the last resort, once, after RDS had its chance."""
+def _hindered(situation: Situation, hindrance: _Hindrance, case: str, elapsed: float, late: bool) -> tuple[Action, str]:
+    """The standby cannot take over: the Multi-AZ copy is the last resort, forced once, after RDS had its chance."""
     grace = situation.detection.multi_az_grace
     can_force = situation.primary.status == "available" and situation.primary.multi_az
     if can_force and not situation.forced and (elapsed >= grace or late):
-        return "force", f"{case}; {hindrance.reason}; after {elapsed:.0f} s its Multi-AZ copy is the only one left to take over."
+        return (
+            "force",
+            f"{case}; {hindrance.reason}; after {elapsed:.0f} s its Multi-AZ copy is the only one left to take over.",
+        )
     if late or not (hindrance.may_pass or can_force):
         return "refuse", f"{case}, but {hindrance.reason} after {elapsed:.0f} s."
     return "wait", f"{case}, but {hindrance.reason}: waiting since {elapsed:.0f} s for that to pass or RDS to recover."
@@ -195,7 +211,9 @@ def _lag(seen: Sequence[Observation]) -> float | None:
 
 def _elapsed(situation: Situation, seen: Sequence[Observation]) -> float:
     """Seconds since the first failed probe any fresh witness tells of, or else since the incident began."""
-    firsts = [each.first_failure_at for each in seen if each.first_failure_at is not None and not each.primary.reachable]
+    firsts = [
+        each.first_failure_at for each in seen if each.first_failure_at is not None and not each.primary.reachable
+    ]
     return max(0.0, situation.now - min([*firsts, situation.started_at]))
 
 

@@ -1,7 +1,7 @@
 """TLS verify-full connections to PostgreSQL that can never take longer than they were given.
 
-Socket time-outs are per read: a server that sends one byte now and then defeats them. Here one deadline covers the whole
-of a sign-in or a statement, kept by a watchdog that shuts the socket down under the driver.
+Socket time-outs are per read: a server that sends one byte now and then defeats them. Here one deadline covers a whole
+sign-in or statement, kept by a watchdog that shuts the socket down under the driver.
 """
 
 import contextlib
@@ -17,11 +17,13 @@ from typing import Any
 
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.native import Connection
+from scramp import ScramException  # type: ignore[import-untyped]
 
 from recovery.members import Endpoint
 
 WRONG_PASSWORD = ("28P01", "28000")
 NO_FREE_SLOT = "53300"
+_TLS_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 class Unreachable(Exception):
@@ -104,11 +106,24 @@ def _connect(endpoint: Endpoint, deadline: float) -> socket.socket:
     raise Unreachable(f"{endpoint} refuses connections: {last.strerror or last}.")
 
 
+def _secure(raw: socket.socket, endpoint: Endpoint, tls: ssl.SSLContext) -> ssl.SSLSocket:
+    """TLS as PostgreSQL begins it.
+
+    Done here and not by the driver: it would bind SCRAM to the TLS channel by a function that scramp 1.5 no longer has;
+    with the certificate and its name verified the binding adds nothing.
+    """
+    raw.sendall(_TLS_REQUEST)
+    answer = raw.recv(1)
+    if answer != b"S":
+        raise InterfaceError(f"it does not offer TLS (answer {answer!r})")
+    return tls.wrap_socket(raw, server_hostname=endpoint.host)
+
+
 class _Watchdog:
     """Shuts a connection down at the deadline, whatever the driver is waiting for."""
 
     def __init__(self, handle: socket.socket) -> None:
-        # A duplicate: wrapping a socket in TLS detaches the original object, but shutdown works on the connection itself.
+        # A duplicate: wrapping a socket in TLS detaches the original object; shutdown works on the connection itself.
         self._handle = handle
         self.fired = False
 
@@ -155,14 +170,14 @@ class Session:
         watchdog = _Watchdog(raw.dup())
         try:
             with watchdog.limit(deadline - time.monotonic()), _named_errors(endpoint, watchdog, seconds):
+                secured = _secure(raw, endpoint, database.tls)
                 connection = Connection(
                     credentials.username,
                     password=credentials.password,
-                    host=endpoint.host,
                     database=database.name,
-                    ssl_context=database.tls,
+                    ssl_context=False,
                     application_name=application,
-                    sock=raw,
+                    sock=secured,
                 )
         except BaseException:
             watchdog.shut()
@@ -230,8 +245,8 @@ def _named_errors(endpoint: Endpoint, watchdog: _Watchdog, seconds: float) -> It
         raise Refused(details.get("C", "?????"), details.get("M", str(error))) from error
     except ssl.SSLCertVerificationError as error:
         raise Refused("08P01", f"the certificate of {endpoint} is not accepted: {error.verify_message}") from error
-    except (OSError, InterfaceError, struct.error, ValueError, KeyError) as error:
-        # ValueError and KeyError: the driver's way to say that what arrived is not PostgreSQL's protocol, or is cut off
+    except (OSError, InterfaceError, ScramException, struct.error, ValueError, KeyError, IndexError) as error:
+        # From struct.error on: the driver's way to say that what arrived is not PostgreSQL's protocol, or is cut off.
         if watchdog.fired:
             raise TimedOut(f"{endpoint} did not answer within {seconds:.1f} s.") from error
         cause = error.__cause__ or error

@@ -1,7 +1,7 @@
 """Cut over: the secret's host and the role record pass to the new primary.
 
-The secret comes first. Cut short in between, the roles still name the old primary, so the witnesses go on suspecting it and
-a new incident repeats the cut-over; the other order would leave a secret that points at a dead host and nobody to notice.
+The secret comes first. Cut short in between, the roles still name the old primary, so the witnesses go on suspecting it
+and a new incident repeats the cut-over; the other order would leave a secret that points at a dead host, unnoticed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def cut_over(
     with access.open(order.primary.endpoint, SIGN_IN_SECONDS, "citizens-cutover") as session:
         if heartbeat.state(session, SIGN_IN_SECONDS).in_recovery:
             raise NotPromoted(
-                f"{order.primary.identifier} is still in recovery; promote it and wait until it takes writes, then repeat."
+                f"{order.primary.identifier} is still in recovery; promote it, wait until it takes writes, then repeat."
             )
         # The password that has just worked: in mid-rotation that may be AWSPENDING's.
         password = session.credentials.password

@@ -11,7 +11,11 @@ EXISTS_ALREADY = ("23505", "42P06", "42P07")
 _CREATE = """
 CREATE SCHEMA IF NOT EXISTS recovery;
 CREATE TABLE IF NOT EXISTS recovery.heartbeat (
-    witness text PRIMARY KEY, epoch bigint NOT NULL, sequence bigint NOT NULL, at timestamptz NOT NULL, lsn pg_lsn NOT NULL
+    witness text PRIMARY KEY,
+    epoch bigint NOT NULL,
+    sequence bigint NOT NULL,
+    at timestamptz NOT NULL,
+    lsn pg_lsn NOT NULL
 )"""
 
 # The WAL position is read in the same statement, before its own commit record: what is replayed up to it was there.

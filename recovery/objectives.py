@@ -26,5 +26,5 @@ class Detection:
 
     @property
     def worst_case_seconds(self) -> float:
-        """Longest time from the loss to the threshold: one interval just missed, then every probe runs into its time-out."""
+        """Longest time from the loss to the threshold: one interval missed, then every probe times out."""
         return self.probe_interval + self.failure_threshold * max(self.probe_interval, self.probe_timeout)

@@ -33,9 +33,9 @@ class StandbyView:
 class Observation:
     """One round of a witness.
 
-    `at` and `first_failure_at` are epoch seconds of the witness's own clock; `failures` counts consecutive failed rounds
-    of the primary. `sequence` is the newest heartbeat this witness knows the primary to have acknowledged; `run` tells
-    one invocation of the function from the next; `incident_at` is when this witness last knew an incident to start.
+    `at` and `first_failure_at` are epoch seconds of the witness's own clock; `failures` counts the consecutive rounds
+    in which the primary failed. `sequence` is the newest heartbeat this witness knows the primary to have acknowledged;
+    `run` tells one invocation from the next; `incident_at` is when this witness last knew of a running incident.
     """
 
     witness: str

@@ -12,7 +12,7 @@ from recovery.members import Endpoint
 
 @dataclass(frozen=True)
 class Look:
-    """`reachable` means that a PostgreSQL answered at all, be it with an error: a fence is shown by nothing answering."""
+    """`reachable`: a PostgreSQL answered at all, be it with an error; a fence is shown by nothing answering."""
 
     reachable: bool
     in_recovery: bool | None = None

@@ -17,7 +17,7 @@ EVENT_MINUTES = 60
 
 @dataclass(frozen=True)
 class MemberStatus:
-    """RDS's view of a member: `status` as RDS names it, `absent` when there is none, `unknown` when RDS did not answer."""
+    """RDS's view of a member: `status` in RDS's words, `absent` when there is none, `unknown` without an answer."""
 
     status: str
     replica_of: str | None = None
@@ -67,7 +67,7 @@ def status(client: RDSClient, identifier: str) -> MemberStatus:
 
 
 def events(client: RDSClient, identifier: str) -> tuple[Event, ...]:
-    """The member's events of the last hour, oldest first; none when RDS does not answer: events are best effort anyway."""
+    """The member's events of the last hour, oldest first; none without an answer: they are best effort anyway."""
     try:
         found = client.describe_events(SourceIdentifier=identifier, SourceType="db-instance", Duration=EVENT_MINUTES)
     except (BotoCoreError, ClientError):

@@ -20,7 +20,9 @@ PENDING = "AWSPENDING"
 PASSWORD_LENGTH = (8, 128)
 REFUSED_CHARACTERS = '/"@ '
 USERNAME_LENGTH = (1, 63)
-RESERVED_USERNAMES = frozenset({"rdsadmin", "rdsrepladmin", "rds_superuser", "rds_replication", "rdsproxyadmin", "public"})
+RESERVED_USERNAMES = frozenset(
+    {"rdsadmin", "rdsrepladmin", "rds_superuser", "rds_replication", "rdsproxyadmin", "public"}
+)
 
 
 class SecretUnusable(Exception):
@@ -48,7 +50,7 @@ class Secret:
         """Host and port; SecretUnusable before the attachment has written them."""
         if not self.fields.get("host"):
             raise SecretUnusable(
-                "The secret holds no host: it is attached to no database yet; deploy the database first, then try again."
+                "The secret holds no host: it is attached to no database yet; deploy the database, then try again."
             )
         return Endpoint(str(self.fields["host"]), int(self.fields.get("port", 5432)))
 
@@ -80,7 +82,7 @@ def read(client: SecretsManagerClient, secret_id: str, stage: str = CURRENT) -> 
     except ClientError as error:
         if error.response["Error"]["Code"] == "ResourceNotFoundException":
             raise SecretMissing(
-                f"The secret {secret_id} with label {stage} was not found; check its name, or restore it, and try again."
+                f"The secret {secret_id} with label {stage} was not found; check its name or restore it."
             ) from error
         raise
     return parse(answer.get("SecretString", ""), answer["VersionId"])
@@ -112,7 +114,9 @@ def check(value: str, *, rds_rules: bool = True) -> list[str]:
 def _username_problems(username: str) -> list[str]:
     problems = []
     if len(username) > USERNAME_LENGTH[1]:
-        problems.append(f"The secret's username has {len(username)} characters, but RDS takes at most {USERNAME_LENGTH[1]}.")
+        problems.append(
+            f"The secret's username has {len(username)} characters, but RDS takes at most {USERNAME_LENGTH[1]}."
+        )
     if not (username[0].isascii() and username[0].isalpha()):
         problems.append("The secret's username must begin with a letter.")
     if not all(letter.isascii() and (letter.isalnum() or letter == "_") for letter in username):

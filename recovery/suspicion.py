@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -21,9 +22,12 @@ REST_SECONDS = 30.0
 
 
 class Suspicion:
-    """One witness's way to start the machine. Every call may be repeated, and is, while the suspicion lasts."""
+    """One witness's way to start the machine. Every call may be repeated, and is, while the suspicion lasts.
 
-    def __init__(self, table: RecoveryTable, states: SFNClient, machine_arn: str, witness: str) -> None:
+    `states` makes the client when it is first needed: most runs of a witness never suspect anything.
+    """
+
+    def __init__(self, table: RecoveryTable, states: Callable[[], SFNClient], machine_arn: str, witness: str) -> None:
         self._table = table
         self._states = states
         self._machine_arn = machine_arn
@@ -52,7 +56,7 @@ class Suspicion:
     def _start(self, lease: Lease) -> bool:
         """Whether the lease's execution runs now. The same lease always gives the same name and the same input."""
         try:
-            self._states.start_execution(
+            self._states().start_execution(
                 stateMachineArn=self._machine_arn,
                 name=lease.execution_name,
                 input=json.dumps(
@@ -68,7 +72,7 @@ class Suspicion:
             if error.response["Error"]["Code"] != "ExecutionAlreadyExists":
                 raise
             execution = f"{self._machine_arn.replace(':stateMachine:', ':execution:')}:{lease.execution_name}"
-            return self._states.describe_execution(executionArn=execution)["status"] == "RUNNING"
+            return self._states().describe_execution(executionArn=execution)["status"] == "RUNNING"
         return True
 
 

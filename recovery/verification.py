@@ -42,15 +42,17 @@ class VerificationFailed(Exception):
 
 @dataclass(frozen=True)
 class Verified:
-    """What was written and read back: on which member, when (ISO-8601 UTC, the server's clock), and the WAL position."""
+    """What was written and read back: where, when (ISO-8601 UTC, the server's clock), and the WAL position."""
 
     member: str
     written_at: str
     lsn: str
 
 
-def verify(client: SecretsManagerClient, secret_id: str, access: Access, members: Members, table: RecoveryTable) -> Verified:
-    """Write and read back over new connections to the secret's host; VerificationFailed says what is not as it should be."""
+def verify(
+    client: SecretsManagerClient, secret_id: str, access: Access, members: Members, table: RecoveryTable
+) -> Verified:
+    """Write and read back over new connections to the secret's host; VerificationFailed says what is wrong."""
     current = secret.read(client, secret_id)
     endpoint = current.endpoint
     known = roles.known(table)
@@ -72,7 +74,7 @@ def verify(client: SecretsManagerClient, secret_id: str, access: Access, members
         ) from error
     if not rows or (rows[0][0], rows[0][3]) != (member.identifier, False) or rows[0][2] < runs:
         raise VerificationFailed(
-            f"{member.identifier} did not give back what was written for epoch {known.epoch} (run {runs}): it holds {rows}."
+            f"{member.identifier} did not give back what run {runs} of epoch {known.epoch} wrote: it holds {rows}."
         )
     return Verified(member.identifier, rows[0][1], rows[0][4])
 

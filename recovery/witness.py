@@ -228,9 +228,7 @@ class Witness:
 
     def _first_roles(self) -> Roles | None:
         """Epoch 1 from what is seen: one member takes writes, the other replays. None while it is not so."""
-        asked = {
-            identifier: self._pool.submit(line.ask, heartbeat.state) for identifier, line in self._lines.items()
-        }
+        asked = {identifier: self._pool.submit(line.ask, heartbeat.state) for identifier, line in self._lines.items()}
         recovering: dict[str, bool] = {}
         for identifier, future in asked.items():
             try:
@@ -271,8 +269,8 @@ class Witness:
             lag = 0.0
         else:
             lag = max(0.0, at - replayed.at)
-        error = None if replayed.state.in_recovery else "It is not in recovery: it has been promoted already."
-        return StandbyView(True, error, lag, None, replayed.state.lsn)
+        promoted = None if replayed.state.in_recovery else "It is not in recovery: it has been promoted already."
+        return StandbyView(True, promoted, lag, None, replayed.state.lsn)
 
     def _observe(
         self, current: Roles, at: float, primary: PrimaryView, sequence: int | None, standby: StandbyView
@@ -313,17 +311,19 @@ class Witness:
         if found is None or found.epoch == current.epoch:
             return False
         self._roles, self._last, self._last_lsn, self._incident_at = found, None, None, None
-        self._report(
-            "roles followed", {"epoch": found.epoch, "primary": found.primary, "standby": found.standby}
-        )
+        self._report("roles followed", {"epoch": found.epoch, "primary": found.primary, "standby": found.standby})
         return True
 
     def _note_changes(self, seen: Observation) -> None:
         before = self._last
         if before is None or before.primary.reachable != seen.primary.reachable:
-            self._report("primary reachable" if seen.primary.reachable else "primary lost", {"error": seen.primary.error})
+            self._report(
+                "primary reachable" if seen.primary.reachable else "primary lost", {"error": seen.primary.error}
+            )
         if before is None or before.standby.reachable != seen.standby.reachable:
-            self._report("standby reachable" if seen.standby.reachable else "standby lost", {"error": seen.standby.error})
+            self._report(
+                "standby reachable" if seen.standby.reachable else "standby lost", {"error": seen.standby.error}
+            )
         if seen.failures == self._detection.failure_threshold:
             self._report("primary suspected", {"failures": seen.failures, "first_failure_at": seen.first_failure_at})
 

@@ -5,19 +5,19 @@ template that does not change leaves promoted members alone.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from aws_cdk import CfnDeletionPolicy, CfnResource
-from aws_cdk import aws_iam as iam
+from aws_cdk import CfnResource, RemovalPolicy, SecretValue
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_rds as rds
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
-from stacks.function import Members
+from stacks.function import DeployedFunction, FunctionSpec, Members, function, read_secret, use_table
 from stacks.names import DATABASE, DATABASE_PORT
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
-from stacks.permissions import allow, confined_service, identity
+from stacks.permissions import Identity, allow, confined_service, identity, without_resources
 from stacks.security import SecurityProps
 from stacks.settings import Settings
 
@@ -34,9 +34,10 @@ SLOT_SHARE_OF_STORAGE = 0.25
 
 @dataclass(frozen=True)
 class DatabaseProps:
-    """How to reach the members, and the names of their log groups (`postgresql`), in the order of the members."""
+    """How to reach the members, the rotation function, the members' log groups (`postgresql`) in their order."""
 
     members: Members
+    rotation: DeployedFunction
     log_groups: tuple[str, str]
 
 
@@ -63,18 +64,20 @@ class Database(CitizensStack):
         self._parameters = self._parameter_group()
         monitoring = self._monitoring()
         logs = [self._logs(member, security.log_key_arn) for member in self.names.members]
-        first = self._primary(network.member_group_ids[0], security.data_key_arn, monitoring.role.role_arn)
-        second = self._standby(first, network.member_group_ids[1], monitoring.role.role_arn)
+        first = self._primary(network.member_group_ids[0], security.data_key_arn, monitoring.arn)
+        second = self._standby(first, network.member_group_ids[1], monitoring.arn)
         for instance, groups in zip((first, second), logs, strict=True):
             monitoring.before(instance)
             for group in groups:
-                instance.add_dependency(group)
+                instance.add_resource_dependency(group)
+        members = Members(
+            identifiers=self.names.members,
+            hosts=(first.attr_endpoint_address, second.attr_endpoint_address),
+            secret_arn=self._attach_secret(first),
+        )
         self.props = DatabaseProps(
-            members=Members(
-                identifiers=self.names.members,
-                hosts=(first.attr_endpoint_address, second.attr_endpoint_address),
-                secret_arn=self._secret(first, security),
-            ),
+            members=members,
+            rotation=self._rotate(members, security),
             log_groups=(logs[0][0].ref, logs[1][0].ref),
         )
 
@@ -100,7 +103,7 @@ class Database(CitizensStack):
             },
         )
 
-    def _monitoring(self) -> "_Identity":
+    def _monitoring(self) -> Identity:
         # Enhanced monitoring writes to one log group that the whole account shares; it is never ours to delete.
         group = self.arn("logs", "log-group:RDSOSMetrics")
         return identity(
@@ -130,3 +133,133 @@ class Database(CitizensStack):
             self.log_group(f"Member{number}{log.capitalize()}Logs", self.names.member_log_group(member, log), key_arn)
             for log in EXPORTED_LOGS
         ]
+
+    def _common(self, group_id: str, monitoring_role_arn: str, window: str, maintenance: str) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "db_instance_class": settings.instance_class,
+            "multi_az": True,
+            "storage_type": "gp3",
+            "max_allocated_storage": min(settings.allocated_storage * STORAGE_GROWTH, 65536),
+            "vpc_security_groups": [group_id],
+            "db_parameter_group_name": self._parameters.ref,
+            "publicly_accessible": False,
+            "enable_iam_database_authentication": True,
+            "ca_certificate_identifier": CERTIFICATE_AUTHORITY,
+            "enable_cloudwatch_logs_exports": list(EXPORTED_LOGS),
+            "monitoring_interval": MONITORING_SECONDS,
+            "monitoring_role_arn": monitoring_role_arn,
+            # RDS lets a PostgreSQL replica have backups of its own, so that a promoted one is covered from the start
+            "backup_retention_period": settings.backup_retention_days,
+            "preferred_backup_window": window,
+            "preferred_maintenance_window": maintenance,
+            "copy_tags_to_snapshot": True,
+            "delete_automated_backups": not settings.protect,
+            "deletion_protection": settings.protect,
+            # Roles alternate, so the version is what the template says, never what one member drifted to
+            "auto_minor_version_upgrade": False,
+            "allow_major_version_upgrade": False,
+        }
+
+    def _primary(self, group_id: str, key_arn: str, monitoring_role_arn: str) -> rds.CfnDBInstance:
+        instance = rds.CfnDBInstance(
+            self,
+            "Member1",
+            db_instance_identifier=self.names.members[0],
+            engine="postgres",
+            engine_version=self.settings.engine_version,
+            db_name=DATABASE,
+            port=str(DATABASE_PORT),
+            allocated_storage=str(self.settings.allocated_storage),
+            storage_encrypted=True,
+            kms_key_id=key_arn,
+            db_subnet_group_name=self._subnets.ref,
+            # Always references by this form: another form of the user name would replace the database
+            master_username=self._of_secret("username"),
+            master_user_password=self._of_secret("password"),
+            **self._common(group_id, monitoring_role_arn, "01:00-01:30", "sun:04:00-sun:04:30"),
+        )
+        instance.apply_removal_policy(self._removal_of_member)
+        return instance
+
+    def _standby(self, source: rds.CfnDBInstance, group_id: str, monitoring_role_arn: str) -> rds.CfnDBInstance:
+        """Engine, user, database name, storage, key and subnets are the source's; RDS refuses most of them here."""
+        instance = rds.CfnDBInstance(
+            self,
+            "Member2",
+            db_instance_identifier=self.names.members[1],
+            source_db_instance_identifier=source.ref,
+            port=str(DATABASE_PORT),
+            **self._common(group_id, monitoring_role_arn, "01:45-02:15", "sun:05:00-sun:05:30"),
+        )
+        instance.apply_removal_policy(self._removal_of_member)
+        return instance
+
+    @property
+    def _removal_of_member(self) -> RemovalPolicy:
+        return RemovalPolicy.SNAPSHOT if self.settings.protect else RemovalPolicy.DESTROY
+
+    def _of_secret(self, field: str) -> str:
+        return SecretValue.secrets_manager(self.settings.secret_name, json_field=field).unsafe_unwrap()
+
+    def _attach_secret(self, instance: rds.CfnDBInstance) -> str:
+        """Write engine, host, port and database into the agency's secret. Returns its full ARN, unknown before."""
+        attachment = secretsmanager.CfnSecretTargetAttachment(
+            self,
+            "SecretAttachment",
+            secret_id=self.settings.secret_name,
+            target_id=instance.ref,
+            target_type="AWS::RDS::DBInstance",
+        )
+        return attachment.ref
+
+    def _rotate(self, members: Members, security: SecurityProps) -> DeployedFunction:
+        """The rotation, which must come after the attachment: before `host` is in the secret it would fail."""
+        rotation = function(
+            self,
+            FunctionSpec(
+                name="rotation",
+                module="rotation",
+                purpose="Changes the password of the database",
+                timeout=60,
+                # Secrets Manager calls the four steps one after the other, but repeats a step that timed out
+                concurrency=2,
+                environment={"MEMBERS": members.as_json()},
+                statements=[
+                    *read_secret(self, members.secret_arn),
+                    allow(
+                        (
+                            "secretsmanager:DescribeSecret",
+                            "secretsmanager:PutSecretValue",
+                            "secretsmanager:UpdateSecretVersionStage",
+                        ),
+                        [members.secret_arn],
+                    ),
+                    without_resources(("secretsmanager:GetRandomPassword",)),
+                    *use_table(self, security.platform),
+                ],
+            ),
+            security.platform,
+        )
+        invoke = lambda_.CfnPermission(
+            self,
+            "SecretMayRotate",
+            action="lambda:InvokeFunction",
+            function_name=rotation.arn,
+            principal="secretsmanager.amazonaws.com",
+            source_account=self.account,
+            source_arn=members.secret_arn,
+        )
+        schedule = secretsmanager.CfnRotationSchedule(
+            self,
+            "RotationSchedule",
+            secret_id=members.secret_arn,
+            rotation_lambda_arn=rotation.arn,
+            # Still runs the rotation's testSecret step, so a deployment proves that the function works
+            rotate_immediately_on_update=False,
+            rotation_rules=secretsmanager.CfnRotationSchedule.RotationRulesProperty(
+                automatically_after_days=ROTATION_DAYS
+            ),
+        )
+        schedule.add_resource_dependency(invoke)
+        return rotation

@@ -26,7 +26,10 @@ class FunctionPackage:
 
 
 def build(root: Path, output: Path) -> FunctionPackage:
-    """Build from the repository at `root` into `output`/<digest>. Raises FileNotFoundError when a driver's file is gone."""
+    """Build from the repository at `root` into `output`/<digest>.
+
+    Raises FileNotFoundError when a file of the driver is gone.
+    """
     sources = dict(sorted((*_own_files(root), *_driver_files())))
     contents = {name: source.read_bytes() for name, source in sources.items()}
     digest = _digest(contents)

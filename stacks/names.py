@@ -36,6 +36,7 @@ class Names:
 
     @property
     def parent_stack(self) -> str:
+        """The parent stack."""
         return self.of("dr")
 
     @property
@@ -50,30 +51,37 @@ class Names:
 
     @property
     def recovery_table(self) -> str:
+        """The DynamoDB table of roles, observations, lease and incidents."""
         return self.of("recovery")
 
     @property
     def state_machine(self) -> str:
+        """The failover machine."""
         return self.of("failover")
 
     @property
     def alert_topic(self) -> str:
+        """The SNS topic of every alarm."""
         return self.of("alerts")
 
     @property
     def file_system(self) -> str:
+        """The creation name of the file system that holds the transaction log."""
         return self.of("log")
 
     @property
     def failover_log_group(self) -> str:
+        """The machine's log group."""
         # Step Functions adds a group under /aws/vendedlogs/ to its resource policy by prefix, so many deployments fit
         return f"/aws/vendedlogs/states/{self.state_machine}"
 
     @property
     def flow_log_group(self) -> str:
+        """The VPC flow logs' group."""
         return f"/aws/vpc/flow-logs/{self.plain}"
 
     def function_log_group(self, function: str) -> str:
+        """A function's log group; `function` is one of FUNCTIONS."""
         return f"/aws/lambda/{self.of(function)}"
 
     @staticmethod

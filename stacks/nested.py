@@ -12,7 +12,9 @@ class CitizensStack(NestedStack):
     """A nested stack of this system."""
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
-        super().__init__(scope, construct_id, description=f"{construct_id} of the citizens database's disaster recovery")
+        super().__init__(
+            scope, construct_id, description=f"{construct_id} of the citizens database's disaster recovery"
+        )
         self.settings = settings
         self.names = Names(settings.environment_suffix)
 
@@ -27,11 +29,13 @@ class CitizensStack(NestedStack):
 
     @property
     def member_arns(self) -> tuple[str, str]:
+        """The ARNs of both members, in their order."""
         first, second = self.names.members
         return self.arn("rds", f"db:{first}"), self.arn("rds", f"db:{second}")
 
     @property
     def recovery_table_arn(self) -> str:
+        """The ARN of the recovery table."""
         return self.arn("dynamodb", f"table/{self.names.recovery_table}")
 
     def keep_or_destroy(self, resource: CfnResource) -> None:
@@ -39,7 +43,7 @@ class CitizensStack(NestedStack):
         resource.apply_removal_policy(self.removal)
 
     def log_group(self, construct_id: str, name: str, key_arn: str) -> logs.CfnLogGroup:
-        """An encrypted log group with the retention of the settings, made by us so that no service makes one without."""
+        """An encrypted log group with the settings' retention, made by us before a service makes one without."""
         group = logs.CfnLogGroup(
             self,
             construct_id,

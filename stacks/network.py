@@ -80,7 +80,7 @@ class Network(CitizensStack):
         )
 
     def _subnets(self) -> tuple[list[ec2.CfnSubnet], list[ec2.CfnRouteTable]]:
-        """One isolated subnet a zone, each an eighth of the VPC, with a route table that only the gateway endpoint fills."""
+        """One isolated subnet a zone, an eighth of the VPC each; only the gateway endpoint adds routes."""
         blocks = ipaddress.IPv4Network(self.settings.vpc_cidr).subnets(prefixlen_diff=3)
         subnets, tables = [], []
         for zone, block in zip(self.settings.availability_zones, blocks, strict=False):
@@ -96,9 +96,7 @@ class Network(CitizensStack):
                 tags=name,
             )
             table = ec2.CfnRouteTable(self, f"RouteTable{letter}", vpc_id=self._vpc.ref, tags=name)
-            ec2.CfnSubnetRouteTableAssociation(
-                self, f"Routes{letter}", subnet_id=subnet.ref, route_table_id=table.ref
-            )
+            ec2.CfnSubnetRouteTableAssociation(self, f"Routes{letter}", subnet_id=subnet.ref, route_table_id=table.ref)
             subnets.append(subnet)
             tables.append(table)
         return subnets, tables
@@ -211,7 +209,7 @@ class Network(CitizensStack):
         )
 
     def _only_this_account(self, actions: Sequence[str], resource: str) -> dict[str, Any]:
-        """An endpoint policy: the roles' own policies say which resource, this says whose principals and which actions."""
+        """An endpoint policy: which actions, and whose principals; the roles' own policies say on what."""
         return {
             "Version": "2012-10-17",
             "Statement": [

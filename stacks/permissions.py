@@ -38,6 +38,7 @@ REASONS_WITHOUT_RESOURCES: Mapping[str, str] = {
     "xray:PutTelemetryRecords": "X-Ray has no resource-level permission for writing traces",
     "xray:GetSamplingRules": "X-Ray has no resource-level permission for reading sampling rules",
     "xray:GetSamplingTargets": "X-Ray has no resource-level permission for reading sampling rules",
+    "rds:DescribeEvents": "RDS events have no resource-level permission",
     "rds:DescribeDBSnapshots": "AWS Backup looks for snapshots by name before it has made one",
     "tag:GetResources": "no resource-level permission",
 }
@@ -84,11 +85,12 @@ class Identity:
 
     @property
     def arn(self) -> str:
+        """The role's ARN."""
         return self.role.role_arn
 
     def before(self, user: CfnResource) -> None:
         """Create `user` after the permissions and delete it before them."""
-        user.add_dependency(self.policy)
+        user.add_resource_dependency(self.policy)
 
 
 def identity(

@@ -1,4 +1,4 @@
-"""Security: the customer-managed keys, the alert topic, the dead letters, and the function that rotates the password.
+"""Security: the customer-managed keys, the alert topic and the dead letters.
 
 Three keys, because their users differ: `data` is used by services on behalf of this account, `logs` by CloudWatch
 Logs alone, `alerts` by the services that publish alarms. No key policy has a wildcard action, and the account's
@@ -15,11 +15,9 @@ from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from stacks.function import DeployedFunction, FunctionSpec, Platform, function, use_table
-from stacks.names import DATABASE
+from stacks.function import Platform
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
-from stacks.permissions import allow, use_key, without_resources
 from stacks.settings import Settings
 
 ADMINISTRATION = (
@@ -61,7 +59,7 @@ KEY_DELETION_DAYS = 7
 
 @dataclass(frozen=True)
 class SecurityProps:
-    """Keys, topic and queue by ARN, what functions stand on, and the rotation function."""
+    """Keys, topic and queue by ARN, and what functions stand on."""
 
     data_key_arn: str
     log_key_arn: str
@@ -70,11 +68,10 @@ class SecurityProps:
     dead_letters_arn: str
     dead_letters_name: str
     platform: Platform
-    rotation: DeployedFunction
 
 
 class Security(CitizensStack):
-    """Keys, topic, queue and rotation function."""
+    """Keys, topic and queue."""
 
     def __init__(
         self,
@@ -109,7 +106,6 @@ class Security(CitizensStack):
             dead_letters_arn=queue.attr_arn,
             dead_letters_name=queue.attr_queue_name,
             platform=platform,
-            rotation=self._rotation(platform),
         )
 
     def _key(self, construct_id: str, name: str, what: str, use: list[iam.PolicyStatement]) -> kms.CfnKey:
@@ -277,7 +273,7 @@ class Security(CitizensStack):
                     iam.PolicyStatement(
                         sid="OnlyOverTls",
                         effect=iam.Effect.DENY,
-                        actions=["sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage"],
+                        actions=["sqs:*"],
                         principals=[iam.AnyPrincipal()],
                         resources=[queue.attr_arn],
                         conditions={"Bool": {"aws:SecureTransport": "false"}},
@@ -286,32 +282,3 @@ class Security(CitizensStack):
             ),
         )
         return queue
-
-    def _rotation(self, platform: Platform) -> DeployedFunction:
-        # Secrets Manager ends an ARN with six characters that nobody knows beforehand; this is IAM's exact form for it.
-        secret = self.arn("secretsmanager", f"secret:{self.settings.secret_name}-??????")
-        statements = [
-            allow(
-                (
-                    "secretsmanager:DescribeSecret",
-                    "secretsmanager:GetSecretValue",
-                    "secretsmanager:PutSecretValue",
-                    "secretsmanager:UpdateSecretVersionStage",
-                ),
-                [secret],
-            ),
-            without_resources(("secretsmanager:GetRandomPassword",)),
-            *use_table(self, platform),
-        ]
-        if self.settings.secret_key_arn is not None:
-            statements.append(use_key(self.settings.secret_key_arn, "secretsmanager", self.region))
-        spec = FunctionSpec(
-            name="rotation",
-            module="rotation",
-            purpose=f"Changes the password of the database {DATABASE} every 30 days",
-            timeout=60,
-            # Secrets Manager calls the four steps one after the other, but repeats a step that timed out
-            concurrency=2,
-            statements=statements,
-        )
-        return function(self, spec, platform)

@@ -18,7 +18,7 @@ REHEARSED_MAJOR = "18"
 
 _SIZES_OF_GENERATION_8 = ("large", "xlarge", "2xlarge", "4xlarge", "8xlarge", "12xlarge", "16xlarge", "24xlarge")
 _SIZES = tuple(size for size in _SIZES_OF_GENERATION_8 if size != "24xlarge")
-# What RDS offers for PostgreSQL in the region. A test compares this with cfn-lint's data, which is too slow to load here.
+# What RDS offers for PostgreSQL in the region. A test compares it with cfn-lint's data, too slow to load here.
 SIZES_OF_FAMILY: Mapping[str, tuple[str, ...]] = {
     "t3": ("micro", "small", "medium", "large", "xlarge", "2xlarge"),
     "t4g": ("micro", "small", "medium", "large", "xlarge", "2xlarge"),
@@ -44,7 +44,9 @@ LOG_RETENTIONS = (
 _SUFFIX = re.compile(r"[a-z0-9](?:-?[a-z0-9])*")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}")
 _LOOKS_LIKE_PARTIAL_ARN = re.compile(r".*-[A-Za-z0-9]{6}")
-_KEY_ARN = re.compile(rf"arn:aws:kms:{REGION}:\d{{12}}:key/[0-9a-f-]{{36}}|arn:aws:kms:{REGION}:\d{{12}}:key/mrk-[0-9a-f]{{32}}")
+_KEY_ARN = re.compile(
+    rf"arn:aws:kms:{REGION}:\d{{12}}:key/[0-9a-f-]{{36}}|arn:aws:kms:{REGION}:\d{{12}}:key/mrk-[0-9a-f]{{32}}"
+)
 _EMAIL = re.compile(r"[^@\s,]+@[^@\s,.]+(\.[^@\s,.]+)+")
 _TAG_VALUE = re.compile(r"[\w .:/=+@-]{1,256}")
 _ENGINE_VERSION = re.compile(r"\d{1,2}\.\d{1,2}")
@@ -233,7 +235,9 @@ class Settings(BaseSettings):
     @classmethod
     def _check_tag(cls, value: str) -> str:
         if not _TAG_VALUE.fullmatch(value):
-            raise ValueError(f"The tag value {value!r} is malformed: use 1 to 256 letters, digits, spaces and _.:/=+-@.")
+            raise ValueError(
+                f"The tag value {value!r} is malformed: use 1 to 256 letters, digits, spaces and _.:/=+-@."
+            )
         return value
 
     @model_validator(mode="after")

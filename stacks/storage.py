@@ -100,9 +100,7 @@ class Storage(CitizensStack):
                     }
                 ],
             },
-            file_system_tags=[
-                efs.CfnFileSystem.ElasticFileSystemTagProperty(key="Name", value=self.names.file_system)
-            ],
+            file_system_tags=[efs.CfnFileSystem.ElasticFileSystemTagProperty(key="Name", value=self.names.file_system)],
         )
         self.keep_or_destroy(files)
         return files
@@ -225,5 +223,3 @@ class Storage(CitizensStack):
             ),
         )
         who.before(selection)
-
-

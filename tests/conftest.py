@@ -12,5 +12,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--outputs",
         type=Path,
         default=None,
-        help="flat outputs of a deployed system to test (a real account's); without it, one is deployed into a local cloud",
+        help="flat outputs of a deployed system (a real account's); without it one is deployed into a local cloud",
     )

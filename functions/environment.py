@@ -1,0 +1,86 @@
+"""The functions' environment variables, read here and nowhere else."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery import members
+from recovery.members import Member, Members
+from recovery.objectives import Detection, Objectives
+
+
+class EnvironmentIncomplete(Exception):
+    """The function was deployed without a variable it needs."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What every function is told; `ca_file` is the bundle that the members' certificates must chain to."""
+
+    suffix: str
+    table: str
+    secret_id: str
+    members: Members
+    database: str
+    namespace: str
+    ca_file: str
+
+    def member(self, identifier: str) -> Member:
+        """A member by its identifier; EnvironmentIncomplete when it is none of the two."""
+        if identifier not in self.members:
+            raise EnvironmentIncomplete(f"{identifier} is not a member; expected one of {', '.join(self.members)}.")
+        return self.members[identifier]
+
+
+def required(name: str) -> str:
+    """A variable's value; EnvironmentIncomplete when it is not set."""
+    value = os.environ.get(name)
+    if not value:
+        raise EnvironmentIncomplete(f"The environment variable {name} is not set; deploy the function again.")
+    return value
+
+
+def environment() -> Environment:
+    """The common variables."""
+    return Environment(
+        suffix=required("SUFFIX"),
+        table=required("RECOVERY_TABLE"),
+        secret_id=required("SECRET_ID"),
+        members=members.parse(required("MEMBERS")),
+        database=required("DATABASE"),
+        namespace=required("METRICS_NAMESPACE"),
+        # PGSSLROOTCERT is libpq's own name for it; the bundle of the region lies beside this module.
+        ca_file=os.environ.get("PGSSLROOTCERT") or str(Path(__file__).with_name("rds-ca-eu-central-2.pem")),
+    )
+
+
+def detection() -> Detection:
+    """How a loss is noticed; defaults where a variable is not set."""
+    usual = Detection()
+    return Detection(
+        probe_interval=_number("PROBE_INTERVAL_SECONDS", usual.probe_interval),
+        probe_timeout=_number("PROBE_TIMEOUT_SECONDS", usual.probe_timeout),
+        failure_threshold=int(_number("FAILURE_THRESHOLD", usual.failure_threshold)),
+        multi_az_grace=_number("MULTI_AZ_GRACE_SECONDS", usual.multi_az_grace),
+    )
+
+
+def objectives() -> Objectives:
+    """The recovery objectives; defaults where a variable is not set."""
+    usual = Objectives()
+    return Objectives(_number("RTO_SECONDS", usual.rto_seconds), _number("RPO_SECONDS", usual.rpo_seconds))
+
+
+def log_folder() -> Path:
+    """Where the transaction log's file system is mounted."""
+    return Path(required("LOG_PATH"))
+
+
+def _number(name: str, usual: float) -> float:
+    text = os.environ.get(name)
+    try:
+        return float(text) if text else usual
+    except ValueError:
+        raise EnvironmentIncomplete(
+            f"The environment variable {name} is {text!r}, not a number; deploy again."
+        ) from None

@@ -1,0 +1,22 @@
+"""The machine's Verify: write and read back as an application would."""
+
+from dataclasses import asdict
+from typing import Any
+
+from functions import clients, journal
+from functions.environment import environment
+from recovery.verification import verify
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+    """{} → {"verified": true, "member", "written_at", "lsn"}; VerificationFailed otherwise."""
+    settings = environment()
+    verified = verify(
+        clients.secretsmanager(),
+        settings.secret_id,
+        clients.access(settings),
+        settings.members,
+        clients.table(settings),
+    )
+    journal.note("verified", asdict(verified))
+    return {"verified": True, **asdict(verified)}

@@ -1,0 +1,66 @@
+"""Invokes a function every minute: own role, dead letters, no late repeats."""
+
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_scheduler as scheduler
+
+from stacks.function import DeployedFunction, Platform
+from stacks.nested import CitizensStack
+from stacks.permissions import allow, confined_service, identity, use_key
+
+# A probe or a batch that could not be started is not worth starting late: the next minute's is.
+RETRIES = 1
+OLDEST_SECONDS = 60
+# Lambda repeats a failed run itself, by default for six hours: longer than a run is worth anything.
+REPEATED_RUNS = 2
+OLDEST_RUN_SECONDS = 180
+
+
+def group(stack: CitizensStack, part: str) -> scheduler.CfnScheduleGroup:
+    """The schedule group `citizens-<part>-<suffix>`; the scheduler names it, not the schedule, when it takes a role."""
+    return scheduler.CfnScheduleGroup(stack, "Schedules", name=stack.names.of(part))
+
+
+def every_minute(
+    stack: CitizensStack, target: DeployedFunction, platform: Platform, schedules: scheduler.CfnScheduleGroup
+) -> None:
+    """Add the schedule, named like its function."""
+    lambda_.CfnEventInvokeConfig(
+        stack,
+        f"{target.resource.node.id}Runs",
+        function_name=target.resource.ref,
+        qualifier="$LATEST",
+        maximum_retry_attempts=REPEATED_RUNS,
+        maximum_event_age_in_seconds=OLDEST_RUN_SECONDS,
+    )
+    construct_id = f"{target.resource.node.id}Schedule"
+    who = identity(
+        stack,
+        construct_id,
+        name=f"{target.name}-schedule",
+        description=f"Scheduler: invoke {target.name} every minute",
+        principal=confined_service("scheduler.amazonaws.com", stack.account, schedules.attr_arn),
+        statements=[
+            allow(("lambda:InvokeFunction",), [target.arn]),
+            allow(("sqs:SendMessage",), [platform.dead_letters_arn]),
+            use_key(platform.data_key_arn, "sqs", stack.region),
+        ],
+    )
+    schedule = scheduler.CfnSchedule(
+        stack,
+        construct_id,
+        name=target.name,
+        group_name=schedules.ref,
+        description=f"Invokes {target.name}",
+        schedule_expression="rate(1 minute)",
+        flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
+        target=scheduler.CfnSchedule.TargetProperty(
+            arn=target.arn,
+            role_arn=who.arn,
+            input="{}",
+            retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
+                maximum_retry_attempts=RETRIES, maximum_event_age_in_seconds=OLDEST_SECONDS
+            ),
+            dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=platform.dead_letters_arn),
+        ),
+    )
+    who.before(schedule)

@@ -1,0 +1,85 @@
+"""TransactionLog: the function that archives the logical transaction log, and the one that opens it for a new epoch."""
+
+from dataclasses import dataclass
+
+from constructs import Construct
+
+from stacks import schedule
+from stacks.database import DatabaseProps
+from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, read_secret, use_table
+from stacks.nested import CitizensStack
+from stacks.permissions import allow
+from stacks.security import SecurityProps
+from stacks.settings import Settings
+from stacks.storage import StorageProps
+
+LOG_PATH = "/mnt/transaction-log"
+
+
+@dataclass(frozen=True)
+class TransactionLogProps:
+    """Both functions."""
+
+    archive: DeployedFunction
+    open_log: DeployedFunction
+
+
+class TransactionLog(CitizensStack):
+    """Archive and open-log."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        security: SecurityProps,
+        storage: StorageProps,
+        database: DatabaseProps,
+    ) -> None:
+        super().__init__(scope, construct_id, settings=settings)
+        platform = security.platform
+        members = {"MEMBERS": database.members.as_json()}
+        archive = function(
+            self,
+            FunctionSpec(
+                name="archive",
+                module="archive",
+                purpose="Appends the primary's logical transaction log to the file system",
+                timeout=90,
+                memory=512,
+                # One writer: segments are a chain
+                concurrency=1,
+                environment={**members, "LOG_PATH": LOG_PATH, "RPO_SECONDS": str(settings.rpo_seconds)},
+                access_point_arn=storage.access_point_arn,
+                mount_path=LOG_PATH,
+                statements=[
+                    *read_secret(self, database.members.secret_arn),
+                    *use_table(self, platform),
+                    put_metrics(),
+                    allow(
+                        ("elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"),
+                        [storage.file_system_arn],
+                        {"StringEquals": {"elasticfilesystem:AccessPointArn": storage.access_point_arn}},
+                    ),
+                ],
+            ),
+            platform,
+        )
+        open_log = function(
+            self,
+            FunctionSpec(
+                name="open-log",
+                module="open_log",
+                purpose="Opens the transaction log of a new epoch before anything is written in it",
+                timeout=30,
+                environment=members,
+                statements=[
+                    *read_secret(self, database.members.secret_arn),
+                    *use_table(self, platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
+                ],
+            ),
+            platform,
+        )
+        schedule.every_minute(self, archive, platform, schedule.group(self, "archive"))
+        self.props = TransactionLogProps(archive, open_log)

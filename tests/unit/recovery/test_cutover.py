@@ -1,0 +1,243 @@
+"""The machine's steps on PostgreSQL: look, cut over, verify."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from local_cloud.endpoint import Fault
+from recovery import cutover, heartbeat, roles, secret
+from recovery.access import Access
+from recovery.connection import Refused, Session
+from recovery.cutover import CutOver, NotPromoted, SecretContested, cut_over
+from recovery.members import Endpoint
+from recovery.probe import look
+from recovery.roles import Roles, RolesChanged
+from recovery.table import RecoveryTable
+from recovery.verification import VerificationFailed, verify
+from tests.unit.recovery.conftest import MASTER, PASSWORD, PRIMARY, STANDBY, Pair
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+NOW = 1_800_000_000.0
+SECRET = "citizens/database"
+
+
+class Killed(Exception):
+    """The function was killed here."""
+
+
+@pytest.fixture
+def access(members: Pair, secrets_manager: SecretsManagerClient, table: RecoveryTable) -> Access:
+    """Epoch 1: citizens-2 was the primary; citizens-1 (which takes writes) is to follow it."""
+    roles.create(table, STANDBY, PRIMARY, NOW)
+    fields = {
+        "username": MASTER,
+        "password": PASSWORD,
+        "host": members.standby.host,
+        "port": members.standby.port,
+        "dbname": "citizens",
+        "note": "kept",
+    }
+    secrets_manager.create_secret(Name=SECRET, SecretString=json.dumps(fields))
+    return Access(secrets_manager, SECRET, members.database)
+
+
+def order(members: Pair) -> CutOver:
+    return CutOver("20270115T080000Z-abcd", 1, members.members[PRIMARY], STANDBY)
+
+
+def done(members: Pair, client: SecretsManagerClient, table: RecoveryTable) -> bool:
+    current = secret.read(client, SECRET)
+    known = roles.known(table)
+    return (current.endpoint, known.epoch, known.primary, known.standby) == (members.primary, 2, PRIMARY, STANDBY)
+
+
+def test_host_and_roles_pass_to_the_new_primary_and_all_else_stays(
+    members: Pair, access: Access, secrets_manager: SecretsManagerClient, table: RecoveryTable
+) -> None:
+    passed = cut_over(order(members), secrets_manager, SECRET, access, table, NOW)
+    assert passed == Roles(2, PRIMARY, STANDBY, "2027-01-15T08:00:00.000Z")
+    assert done(members, secrets_manager, table)
+    fields = secret.read(secrets_manager, SECRET).fields
+    assert (fields["username"], fields["password"], fields["note"]) == (MASTER, PASSWORD, "kept")
+
+
+def test_a_repeat_changes_nothing_and_says_the_same(
+    members: Pair, access: Access, secrets_manager: SecretsManagerClient, table: RecoveryTable
+) -> None:
+    first = cut_over(order(members), secrets_manager, SECRET, access, table, NOW)
+    version = secret.read(secrets_manager, SECRET).version
+    assert cut_over(order(members), secrets_manager, SECRET, access, table, NOW + 60) == first
+    assert secret.read(secrets_manager, SECRET).version == version
+
+
+@pytest.mark.parametrize("where", ["before the secret", "after the secret", "after the roles"])
+def test_killed_anywhere_a_repeat_completes_it(
+    members: Pair,
+    access: Access,
+    secrets_manager: SecretsManagerClient,
+    table: RecoveryTable,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    real = roles.advance
+
+    def die(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    def advance_and_die(*arguments: Any) -> Any:
+        real(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if where == "before the secret":
+            patch.setattr(cutover, "_point_secret", die)
+        else:
+            patch.setattr(roles, "advance", die if where == "after the secret" else advance_and_die)
+        cut_over(order(members), secrets_manager, SECRET, access, table, NOW)
+    if where == "after the secret":
+        assert roles.known(table).epoch == 1, "the witnesses must go on suspecting"
+    cut_over(order(members), secrets_manager, SECRET, access, table, NOW)
+    assert done(members, secrets_manager, table)
+
+
+def test_a_member_in_recovery_is_not_cut_over_to(
+    members: Pair, access: Access, secrets_manager: SecretsManagerClient, table: RecoveryTable
+) -> None:
+    wrong = CutOver("i", 1, members.members[STANDBY], PRIMARY)
+    with pytest.raises(NotPromoted, match="still in recovery"):
+        cut_over(wrong, secrets_manager, SECRET, access, table, NOW)
+    assert roles.known(table).epoch == 1
+
+
+def test_roles_of_another_epoch_stop_the_cut_over(
+    members: Pair, access: Access, secrets_manager: SecretsManagerClient, table: RecoveryTable
+) -> None:
+    late = CutOver("i", 7, members.members[PRIMARY], STANDBY)
+    with pytest.raises(RolesChanged, match="nothing was changed"):
+        cut_over(late, secrets_manager, SECRET, access, table, NOW)
+    assert secret.read(secrets_manager, SECRET).endpoint == members.standby
+
+
+def test_the_password_that_works_is_the_one_that_is_kept(
+    members: Pair, access: Access, secrets_manager: SecretsManagerClient, table: RecoveryTable
+) -> None:
+    current = secret.read(secrets_manager, SECRET)
+    secrets_manager.put_secret_value(
+        SecretId=SECRET, SecretString=current.text(), ClientRequestToken="p" * 32, VersionStages=["AWSPENDING"]
+    )
+    secrets_manager.put_secret_value(SecretId=SECRET, SecretString=current.with_password("superseded-1").text())
+    cut_over(order(members), secrets_manager, SECRET, access, table, NOW)
+    assert secret.read(secrets_manager, SECRET).credentials.password == PASSWORD
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("ResourceExistsException", SecretContested), ("AccessDeniedException", ClientError)]
+)
+def test_a_secret_that_cannot_be_written_stops_the_cut_over(
+    members: Pair,
+    access: Access,
+    secrets_manager: SecretsManagerClient,
+    table: RecoveryTable,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    error: type[Exception],
+) -> None:
+    def refuse(**_: object) -> Any:
+        raise ClientError({"Error": {"Code": code, "Message": "no"}}, "PutSecretValue")
+
+    monkeypatch.setattr(secrets_manager, "put_secret_value", refuse)
+    with pytest.raises(error):
+        cut_over(order(members), secrets_manager, SECRET, access, table, NOW)
+    assert roles.known(table).epoch == 1
+
+
+# -- verification -----------------------------------------------------------------------------------------------------
+
+
+def test_a_recovered_primary_keeps_what_an_application_writes(
+    members: Pair, access: Access, secrets_manager: SecretsManagerClient, table: RecoveryTable
+) -> None:
+    cut_over(order(members), secrets_manager, SECRET, access, table, NOW)
+    for runs in (1, 2):
+        verified = verify(secrets_manager, SECRET, access, members.members, table)
+        assert verified.member == PRIMARY
+        assert verified.written_at.endswith("Z")
+        assert "/" in verified.lsn
+        with members.open() as session:
+            assert session.run("SELECT epoch, runs FROM recovery.verification", 5) == [[2, runs]]
+
+
+def test_a_secret_that_points_elsewhere_fails_verification(
+    members: Pair, access: Access, secrets_manager: SecretsManagerClient, table: RecoveryTable
+) -> None:
+    roles.advance(table, 1, PRIMARY, STANDBY, NOW)
+    with pytest.raises(VerificationFailed, match="repeat the cut-over"):
+        verify(secrets_manager, SECRET, access, members.members, table)
+
+
+def test_a_primary_that_does_not_take_writes_fails_verification(
+    members: Pair, access: Access, secrets_manager: SecretsManagerClient, table: RecoveryTable
+) -> None:
+    with pytest.raises(VerificationFailed, match="cannot write to citizens-2-test"):
+        verify(secrets_manager, SECRET, access, members.members, table)
+
+
+def test_a_write_that_is_not_there_afterwards_fails_verification(
+    members: Pair,
+    access: Access,
+    secrets_manager: SecretsManagerClient,
+    table: RecoveryTable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut_over(order(members), secrets_manager, SECRET, access, table, NOW)
+    real = Session.run
+
+    def forget(self: Session, sql: str, seconds: float, **parameters: object) -> Any:
+        rows = real(self, sql, seconds, **parameters)
+        return [] if "FROM recovery.verification" in sql else rows
+
+    monkeypatch.setattr(Session, "run", forget)
+    with pytest.raises(VerificationFailed, match="did not give back"):
+        verify(secrets_manager, SECRET, access, members.members, table)
+
+
+def test_losing_the_race_to_create_a_table_is_no_error(members: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    with members.open() as session:
+        monkeypatch.setattr(heartbeat, "_CREATE", "CREATE TABLE pg_temp.x (n int); CREATE TABLE pg_temp.x (n int)")
+        heartbeat.ensure(session, 2)
+        monkeypatch.setattr(heartbeat, "_CREATE", "SELECT 1/0")
+        with pytest.raises(Refused, match="division"):
+            heartbeat.ensure(session, 2)
+        with pytest.raises(Refused, match="read-only"):
+            session.run("SET default_transaction_read_only = on", 2)
+            heartbeat.write(session, "a", 1, NOW, 2)
+
+
+# -- the look at one member -------------------------------------------------------------------------------------------
+
+
+def test_a_look_tells_primary_standby_and_nobody_apart(members: Pair, access: Access) -> None:
+    primary = look(access, members.primary, 2)
+    assert (primary.reachable, primary.in_recovery, primary.error) == (True, False, None)
+    assert primary.lsn
+    assert look(access, members.standby, 2).in_recovery is True
+    members.fault(PRIMARY, Fault("cut"))
+    nobody = look(access, members.primary, 2)
+    assert (nobody.reachable, nobody.in_recovery, nobody.lsn) == (False, None, None)
+    assert "broke the connection" in str(nobody.error)
+
+
+def test_a_fence_is_not_shown_by_a_server_that_refuses_the_sign_in(members: Pair, access: Access) -> None:
+    nowhere = Access(access._client, SECRET, type(access.database)("nowhere", access.database.tls))
+    seen = look(nowhere, members.primary, 2)
+    assert seen.reachable
+    assert "does not exist" in str(seen.error)
+    members.gate.closed.add(PRIMARY)
+    assert not look(access, members.primary, 0.3).reachable
+    assert not look(access, Endpoint("127.0.0.1", 1), 0.3).reachable

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from recovery import incident, scram, secret
+from recovery.access import Access
+from recovery.connection import Credentials, Database, Refused, Session
+from recovery.rotation import NoPasswordWorks, Rotation, RotationRefused
+from recovery.secret import SecretMissing, SecretUnusable, check
+from recovery.table import RecoveryTable
+from tests.unit.recovery.conftest import MASTER, PASSWORD, Pair
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+SECRET = "citizens/database"
+NOW = 1_800_000_000.0
+
+
+def good(**changes: object) -> str:
+    fields: dict[str, object] = {"username": "agency", "password": "Correct-Horse-18"}
+    return json.dumps({name: value for name, value in (fields | changes).items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("agency", "not JSON"),
+        ("[1]", "not an object"),
+        (good(username=None), "lacks the field username"),
+        (good(password=None), "lacks the field password"),
+        (good(password=17), "not a text"),
+        (good(username=""), "not a text"),
+        (good(password="Short-1"), "7 characters"),
+        (good(password="x" * 129), "129 characters"),
+        (good(password="slash/slash"), "a slash"),
+        (good(password='double"quote'), "a double quote"),
+        (good(password="at@at-at-at"), "an at sign"),
+        (good(password="with a space"), "a space"),
+        (good(password="市民の秘密です十文字"), "not printable ASCII"),
+        (good(password="tab\ttabulator"), "not printable ASCII"),
+        (good(username="1agency"), "begin with a letter"),
+        (good(username="agency-x"), "only letters"),
+        (good(username="rdsadmin"), "reserved"),
+        (good(username="PG_agency"), "reserved"),
+        (good(username="a" * 64), "64 characters"),
+    ],
+)
+def test_what_rds_would_refuse_is_one_clear_sentence(value: str, word: str) -> None:
+    (sentence,) = check(value)
+    assert word in sentence
+    assert sentence.endswith(".")
+
+
+def test_a_good_secret_has_no_problems_and_two_faults_are_two_sentences() -> None:
+    assert check(good(note="kept")) == []
+    assert check(good(password="x" * 128)) == []
+    assert len(check("{}")) == 2
+
+
+def test_the_verifier_is_what_postgresql_would_store() -> None:
+    # RFC 7677's example: user "user", password "pencil".
+    made = scram.verifier("pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="))
+    assert made == (
+        "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY="
+        ":wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+    )
+    assert scram.verifier("pencil") != scram.verifier("pencil")
+
+
+# -- rotation ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(members: Pair, secrets_manager: SecretsManagerClient) -> dict[str, object]:
+    fields = {
+        "username": MASTER,
+        "password": PASSWORD,
+        "engine": "postgres",
+        "host": members.primary.host,
+        "port": members.primary.port,
+        "dbname": "citizens",
+        "note": "kept",
+    }
+    secrets_manager.create_secret(Name=SECRET, SecretString=json.dumps(fields))
+    return fields
+
+
+Step = Callable[..., None]
+
+
+@pytest.fixture
+def step(
+    members: Pair, secrets_manager: SecretsManagerClient, table: RecoveryTable, stored: dict[str, object], token: str
+) -> Any:
+    """Run one step of a rotation; the master's password is what the tests expect again afterwards."""
+
+    def run(name: str, of: str = token) -> None:
+        Rotation(secrets_manager, members.database, table, SECRET, of).step(name, NOW)
+
+    yield run
+    members.fleet.modify("citizens-1-test", master_password=PASSWORD)
+
+
+def current(client: SecretsManagerClient) -> dict[str, Any]:
+    return dict(secret.read(client, SECRET).fields)
+
+
+def sign_in(members: Pair, client: SecretsManagerClient) -> None:
+    members.open(password=current(client)["password"]).close()
+
+
+def test_four_steps_change_the_password_and_nothing_else(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient, stored: dict[str, object]
+) -> None:
+    for name in ("createSecret", "setSecret", "testSecret", "finishSecret"):
+        step(name)
+    after = current(secrets_manager)
+    assert after["password"] != PASSWORD
+    assert len(after["password"]) == 32
+    assert not set(after["password"]) & set("/\"@'\\ ")
+    assert {**after, "password": PASSWORD} == stored
+    assert check(json.dumps(after)) == []
+    sign_in(members, secrets_manager)
+    with pytest.raises(Refused):
+        members.open()
+    versions = secrets_manager.describe_secret(SecretId=SECRET)["VersionIdsToStages"]
+    assert not any("AWSPENDING" in stages for stages in versions.values())
+
+
+def test_every_step_may_be_repeated(step: Step, members: Pair, secrets_manager: SecretsManagerClient) -> None:
+    for name in ("createSecret", "setSecret", "testSecret", "finishSecret"):
+        step(name)
+        step(name)
+    step("createSecret")
+    step("setSecret")
+    sign_in(members, secrets_manager)
+
+
+@pytest.mark.parametrize("killed_after", ["createSecret", "setSecret", "testSecret"])
+def test_a_rotation_that_was_left_is_finished_or_replaced_by_the_next(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient, killed_after: str
+) -> None:
+    for name in ("createSecret", "setSecret", "testSecret"):
+        step(name)
+        if name == killed_after:
+            break
+    another = str(uuid.uuid4())
+    for name in ("createSecret", "setSecret", "testSecret", "finishSecret"):
+        step(name, another)
+    sign_in(members, secrets_manager)
+    assert secret.read(secrets_manager, SECRET).version == another
+
+
+def test_killed_between_the_server_and_the_answer_the_new_password_is_found_in_place(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step("createSecret")
+    real = Session.run
+
+    def die_after(self: Session, sql: str, seconds: float, **parameters: object) -> Any:
+        real(self, sql, seconds, **parameters)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Session, "run", die_after)
+        step("setSecret")
+    for name in ("setSecret", "testSecret", "finishSecret"):
+        step(name)
+    sign_in(members, secrets_manager)
+
+
+def test_the_plain_password_never_reaches_the_server(
+    step: Step, secrets_manager: SecretsManagerClient, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    real = Session.run
+    monkeypatch.setattr(
+        Session, "run", lambda self, sql, *rest, **more: (statements.append(sql), real(self, sql, *rest, **more))[1]
+    )
+    step("createSecret")
+    step("setSecret")
+    pending = secret.read(secrets_manager, SECRET, "AWSPENDING").credentials.password
+    assert any("ALTER ROLE" in statement for statement in statements)
+    assert not any(pending in statement for statement in statements)
+
+
+def test_no_rotation_while_an_incident_holds_the_lease(
+    step: Step, table: RecoveryTable, secrets_manager: SecretsManagerClient
+) -> None:
+    step("createSecret")
+    incident.take_lease(table, 1, "a", NOW - 60)
+    for name in ("createSecret", "setSecret", "finishSecret"):
+        with pytest.raises(RotationRefused, match="holds the lease"):
+            step(name)
+    assert current(secrets_manager)["password"] == PASSWORD
+
+
+def test_a_cut_over_in_mid_rotation_is_never_undone(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient
+) -> None:
+    step("createSecret")
+    step("setSecret")
+    moved = secret.read(secrets_manager, SECRET).pointing_at(members.standby)
+    secrets_manager.put_secret_value(SecretId=SECRET, SecretString=moved.text())
+    for name in ("setSecret", "finishSecret"):
+        with pytest.raises(RotationRefused, match="has changed"):
+            step(name)
+    assert current(secrets_manager)["host"] == members.standby.host
+
+
+def test_test_secret_alone_tests_the_current_password(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient, stored: dict[str, object]
+) -> None:
+    step("testSecret", str(uuid.uuid4()))
+    secrets_manager.put_secret_value(SecretId=SECRET, SecretString=json.dumps({**stored, "password": "wrong-wrong"}))
+    with pytest.raises(NoPasswordWorks, match="set the master password"):
+        step("testSecret", str(uuid.uuid4()))
+
+
+def test_a_pending_version_without_a_value_is_no_password(
+    step: Step, secrets_manager: SecretsManagerClient, token: str
+) -> None:
+    secrets_manager.put_secret_value(
+        SecretId=SECRET, SecretString="{}", ClientRequestToken=token, VersionStages=["AWSPENDING"]
+    )
+    step("testSecret")
+    with pytest.raises(RotationRefused, match="rotate again"):
+        step("setSecret")
+
+
+def test_a_database_that_does_not_exist_is_not_a_wrong_password(
+    members: Pair, secrets_manager: SecretsManagerClient, table: RecoveryTable, stored: dict[str, object], token: str
+) -> None:
+    nowhere = Database("nowhere", members.database.tls)
+    with pytest.raises(Refused, match="does not exist"):
+        Rotation(secrets_manager, nowhere, table, SECRET, token).step("testSecret", NOW)
+
+
+def test_an_unknown_step_and_a_secret_without_host_are_refused(
+    step: Step, secrets_manager: SecretsManagerClient
+) -> None:
+    with pytest.raises(RotationRefused, match="is not a step"):
+        step("rotateSecret")
+    secrets_manager.put_secret_value(SecretId=SECRET, SecretString=good())
+    with pytest.raises(SecretUnusable, match="holds no host"):
+        step("testSecret")
+
+
+# -- access -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_password_of_an_unfinished_rotation_is_found(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient
+) -> None:
+    access = Access(secrets_manager, SECRET, members.database)
+    access.open(members.primary, 5, "test").close()
+    step("createSecret")
+    step("setSecret")
+    with access.open(members.primary, 5, "test") as session:
+        assert session.credentials == secret.read(secrets_manager, SECRET, "AWSPENDING").credentials
+    assert len(access.candidates) == 2
+
+
+def test_a_password_nobody_knows_is_refused(
+    members: Pair, secrets_manager: SecretsManagerClient, stored: dict[str, object]
+) -> None:
+    secrets_manager.put_secret_value(SecretId=SECRET, SecretString=good(password="wrong-wrong"))
+    access = Access(secrets_manager, SECRET, members.database)
+    with pytest.raises(Refused):
+        access.open(members.primary, 5, "test")
+    secrets_manager.put_secret_value(SecretId=SECRET, SecretString=json.dumps(stored))
+    with pytest.raises(Refused, match="does not exist"):
+        Access(secrets_manager, SECRET, Database("nowhere", members.database.tls)).open(members.primary, 5, "test")
+
+
+def test_a_missing_or_unusable_secret_is_named(secrets_manager: SecretsManagerClient, aws: None) -> None:
+    with pytest.raises(SecretMissing, match=SECRET):
+        secret.read(secrets_manager, SECRET)
+    secrets_manager.create_secret(Name=SECRET, SecretString="{}")
+    with pytest.raises(SecretUnusable, match="lacks the field username"):
+        secret.read(secrets_manager, SECRET)
+
+
+def test_other_errors_of_the_store_are_raised_as_they_are(
+    secrets_manager: SecretsManagerClient, monkeypatch: pytest.MonkeyPatch, table: RecoveryTable, members: Pair
+) -> None:
+    def deny(**_: object) -> Any:
+        raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetSecretValue")
+
+    monkeypatch.setattr(secrets_manager, "get_secret_value", deny)
+    with pytest.raises(ClientError):
+        secret.read(secrets_manager, SECRET)
+    with pytest.raises(ClientError):
+        Rotation(secrets_manager, members.database, table, SECRET, "x")._pending()
+
+
+def test_a_secret_shows_no_password() -> None:
+    assert PASSWORD not in repr(secret.parse(good()))
+    assert secret.parse(good()).credentials == Credentials("agency", PASSWORD)

@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recovery.connection import Refused, Session
+from recovery.heartbeat import lsn_number
+from recovery.table import RecoveryTable
+from recovery.transaction_log import archive as archiving
+from recovery.transaction_log import segment, source
+from recovery.transaction_log.archive import Archive, ForeignLog, NotThePrimary, keep, lsn_text
+from recovery.transaction_log.open_log import open_log
+from recovery.transaction_log.segment import Begin, Change, Commit, SegmentConflict, SegmentCorrupt
+from tests.unit.recovery.conftest import PRIMARY, Pair
+
+
+class Killed(Exception):
+    """The function was killed here."""
+
+
+def drain(archive: Archive) -> None:
+    while archive.step() is not None:
+        pass
+
+
+def ready(session: Session, folder: Path, batch: int = 1000) -> Archive:
+    archive = Archive(session, folder, 1, batch)
+    archive.prepare()
+    return archive
+
+
+def kept(folder: Path) -> list[int]:
+    """The transaction ids in the log, in its order; every segment is verified, and the chain."""
+    xids, previous = [], None
+    for path in segment.segments(folder):
+        found = segment.read(path)
+        assert found.header.previous == previous
+        previous = found.sha256
+        messages = [segment.decode(message) for message in found.messages]
+        xids += [message.xid for message in messages if isinstance(message, Begin)]
+    return xids
+
+
+def insert(session: Session, transactions: int) -> list[int]:
+    """Commit so many transactions; their ids."""
+    return [
+        int(session.run("INSERT INTO citizens VALUES (:n) RETURNING pg_current_xact_id()::text::bigint", 5, n=n)[0][0])
+        for n in range(transactions)
+    ]
+
+
+@pytest.fixture
+def session(members: Pair) -> Session:
+    opened = members.open()
+    opened.run("CREATE TABLE citizens (number int, name text)", 5)
+    return opened
+
+
+def test_every_committed_transaction_is_kept_once_and_in_order(session: Session, tmp_path: Path) -> None:
+    archive = ready(session, tmp_path, batch=5)
+    xids = insert(session, 12)
+    session.run("BEGIN; INSERT INTO citizens VALUES (99); ROLLBACK", 5)
+    drain(archive)
+    assert kept(tmp_path) == xids
+    assert archive.progress.transactions == 12
+    assert archive.progress.segments > 1
+    assert archive.progress.last_lsn == lsn_text(segment.positions(segment.segments(tmp_path)[-1])[1])
+
+
+def test_a_transaction_larger_than_a_batch_is_never_cut(session: Session, tmp_path: Path) -> None:
+    archive = ready(session, tmp_path, batch=10)
+    session.run("INSERT INTO citizens SELECT generate_series(1, 500), '市民'", 5)
+    drain(archive)
+    (path,) = segment.segments(tmp_path)
+    messages = [segment.decode(message) for message in segment.read(path).messages]
+    assert isinstance(messages[0], Begin)
+    assert isinstance(messages[-1], Commit)
+    assert messages[-1].end == segment.positions(path)[1]
+    assert sum(message == Change("I", message.relation) for message in messages if isinstance(message, Change)) == 500
+
+
+@pytest.mark.parametrize("step", ["write", "rename", "sync", "advance", "advanced"])
+def test_killed_anywhere_nothing_is_lost_or_doubled(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    xids = []
+    archive = ready(session, tmp_path)
+    xids += insert(session, 3)
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    real_advance = Archive._advance
+
+    def advance_and_die(self: Archive, position: int) -> None:
+        real_advance(self, position)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        match step:
+            case "write":
+                patch.setattr(archiving.segment.os, "fsync", die)
+            case "rename":
+                patch.setattr(Path, "rename", die)
+            case "sync":
+                patch.setattr(segment, "_sync_folder", die)
+            case "advance":
+                patch.setattr(Archive, "_advance", die)
+            case _:
+                patch.setattr(Archive, "_advance", advance_and_die)
+        drain(archive)
+    xids += insert(session, 2)
+    drain(ready(session, tmp_path))
+    assert kept(tmp_path) == xids
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_idle_database_does_not_hold_its_wal_back(session: Session, tmp_path: Path) -> None:
+    archive = ready(session, tmp_path)
+    session.run("CREATE TEMP TABLE scratch AS SELECT generate_series(1, 1000)", 5)
+    ((before,),) = session.run("SELECT pg_current_wal_lsn()::text", 5)
+    assert archive.step() is None
+    found = source.slot(session, 5)
+    assert found is not None
+    assert lsn_number(found.position) >= lsn_number(before)
+    assert not segment.segments(tmp_path)
+
+
+def test_tables_without_a_primary_key_still_take_updates_and_deletes(session: Session) -> None:
+    session.run("INSERT INTO citizens VALUES (1, 'a'), (2, 'b')", 5)
+    session.run("CREATE TABLE nothing (n int); ALTER TABLE nothing REPLICA IDENTITY NOTHING", 5)
+    source.ensure_publication(session, 5)
+    session.run("CREATE TABLE later (n int); CREATE TABLE copied AS SELECT 1 AS n", 5)
+    session.run("CREATE TABLE keyed (n int PRIMARY KEY, m int); ALTER TABLE keyed DROP CONSTRAINT keyed_pkey", 5)
+    session.run('CREATE TABLE "Of ""quotes""" (n int) PARTITION BY RANGE (n)', 5)
+    session.run('CREATE TABLE part PARTITION OF "Of ""quotes""" FOR VALUES FROM (0) TO (10)', 5)
+    session.run("CREATE UNIQUE INDEX by_n ON later (n); ALTER TABLE later ALTER n SET NOT NULL", 5)
+    for table in ("later", "keyed", "part", "nothing"):
+        session.run(f"INSERT INTO {table} VALUES (1)", 5)  # noqa: S608
+    for table, column in (
+        ("citizens", "number"), ("nothing", "n"), ("later", "n"), ("copied", "n"), ("keyed", "n"), ("part", "n"),
+    ):  # fmt: skip
+        session.run(f"UPDATE {table} SET {column} = 2; DELETE FROM {table}", 5)  # noqa: S608
+
+
+def test_an_ordinary_user_who_makes_a_table_is_not_hindered(session: Session, members: Pair) -> None:
+    source.ensure_publication(session, 5)
+    session.run("DROP ROLE IF EXISTS clerk", 5)
+    session.run("CREATE ROLE clerk LOGIN PASSWORD 'Clerk-Clerk-1'; GRANT USAGE, CREATE ON SCHEMA public TO clerk", 5)
+    with members.open(user="clerk", password="Clerk-Clerk-1") as clerk:
+        clerk.run("CREATE TABLE of_clerk (n int); INSERT INTO of_clerk VALUES (1); UPDATE of_clerk SET n = 2", 5)
+        clerk.run("CREATE TEMP TABLE passing (n int); DROP TABLE of_clerk", 5)
+    session.run("REVOKE ALL ON SCHEMA public FROM clerk; DROP ROLE clerk", 5)
+
+
+def test_a_table_that_would_be_hurt_stops_the_publication(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_TABLES_WITHOUT_IDENTITY", "SELECT 'public.theirs', false, 'them'")
+    with pytest.raises(source.LogWouldHurt, match="as them"):
+        source.ensure_publication(session, 5)
+    assert session.run("SELECT count(*) FROM pg_publication", 5) == [[0]]
+    assert session.run("SELECT count(*) FROM pg_event_trigger", 5) == [[0]]
+
+
+def test_a_table_in_use_is_not_waited_for(session: Session, members: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "LOCK_MILLISECONDS", 100)
+    with members.open() as busy:
+        busy.run("BEGIN; LOCK TABLE citizens IN ACCESS SHARE MODE", 5)
+        with pytest.raises(Refused, match="lock timeout"):
+            source.ensure_publication(session, 5)
+
+
+def test_two_runs_may_prepare_the_primary_one_after_the_other(session: Session) -> None:
+    for _ in range(2):
+        source.ensure_publication(session, 5)
+        assert source.ensure_slot(session).name == "citizens_log"
+    assert session.run("SELECT count(*) FROM pg_replication_slots WHERE failover", 5) == [[1]]
+
+
+def test_a_run_that_loses_the_race_for_publication_and_slot_goes_on(
+    session: Session, members: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.ensure_publication(session, 5)
+    source.ensure_slot(session)
+    found = source.slot(session, 5)
+    answers = iter([None, found])
+    monkeypatch.setattr(source, "slot", lambda *_: next(answers))
+    assert source.ensure_slot(session) == found
+    monkeypatch.setattr(source, "_state_of", lambda *_: "SELECT 1 WHERE false")
+    source.ensure_publication(session, 5)
+
+
+def test_a_lost_slot_is_named(new_pair: Pair) -> None:
+    sizes = {"max_slot_wal_keep_size": "1", "wal_keep_size": "0"}
+    new_pair.fleet.modify(PRIMARY, parameters={"rds.logical_replication": "1", **sizes})
+    with new_pair.open() as session:
+        source.ensure_slot(session)
+        for _ in range(3):
+            session.run("SELECT pg_switch_wal()", 5)
+            session.run("CREATE TABLE filler AS SELECT generate_series(1, 1000) AS n; DROP TABLE filler", 5)
+        session.run("CHECKPOINT", 20)
+        with pytest.raises(source.SlotLost, match="not in the log"):
+            source.slot(session, 5)
+
+
+def test_the_log_of_an_epoch_is_opened_once(session: Session, table: RecoveryTable) -> None:
+    first = open_log(session, table, 2, PRIMARY, 1_800_000_000.0)
+    insert(session, 3)
+    drain_to_nowhere(session)
+    assert open_log(session, table, 2, PRIMARY, 1_800_000_060.0) == first
+    record = table.get("epoch#2")
+    assert record is not None
+    assert record["begin_lsn"] == first.begin_lsn
+    assert record["member"] == PRIMARY
+    assert record["opened_at"] == "2027-01-15T08:00:00.000Z"
+
+
+def drain_to_nowhere(session: Session) -> None:
+    session.run("SELECT count(*) FROM pg_logical_slot_get_binary_changes('citizens_log', NULL, NULL, 'proto_version', "
+                "'1', 'publication_names', 'citizens_log')", 5)  # fmt: skip
+
+
+def test_the_standby_is_not_archived(members: Pair, tmp_path: Path) -> None:
+    with members.open(members.standby) as standby, pytest.raises(NotThePrimary):
+        Archive(standby, tmp_path, 1).prepare()
+
+
+def test_a_folder_of_another_system_or_epoch_is_refused(session: Session, tmp_path: Path) -> None:
+    archive = ready(session, tmp_path)
+    insert(session, 1)
+    drain(archive)
+    with pytest.raises(ForeignLog, match="epoch 2"):
+        Archive(session, tmp_path, 2).prepare()
+
+
+def test_a_broken_chain_is_refused(session: Session, tmp_path: Path) -> None:
+    archive = ready(session, tmp_path)
+    for _ in range(3):
+        insert(session, 1)
+        archive.step()
+    segment.segments(tmp_path)[1].unlink()
+    with pytest.raises(ForeignLog, match="chain is broken"):
+        ready(session, tmp_path)
+
+
+def test_a_slot_that_was_not_the_logs_is_noticed(session: Session, tmp_path: Path) -> None:
+    archive = ready(session, tmp_path)
+    insert(session, 1)
+    assert archive._previous is None
+    archive._previous = segment.Header(1, 0, 1 << 60, 1, 2, None, "1")
+    with pytest.raises(ForeignLog, match="before the end of the log"):
+        archive.step()
+
+
+def test_the_lag_is_measured_in_bytes_and_seconds(session: Session, tmp_path: Path) -> None:
+    archive = ready(session, tmp_path)
+    insert(session, 1)
+    archive.measure(0, None)
+    assert archive.progress.lag_bytes > 0
+    newest = archive.step()
+    assert newest is not None
+    commit = segment.decode(newest.messages[-1])
+    assert isinstance(commit, Commit)
+    archive.measure(commit.at + 3, newest)
+    assert archive.progress.lag_seconds == pytest.approx(3)
+
+
+def test_keeping_goes_on_until_time_is_up_or_the_roles_change(session: Session, tmp_path: Path) -> None:
+    shown: list[int] = []
+    archive = Archive(session, tmp_path, 1)
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        insert(session, 1)
+
+    answers = iter([True, True, True, False])
+    progress = keep(archive, 60, lambda: next(answers), lambda p: shown.append(p.segments), sleep=pause)
+    assert progress.transactions == 2 or progress.transactions == 1
+    assert shown[-1] == progress.segments
+    assert pauses
+    assert keep(Archive(session, tmp_path, 1), 0, lambda: True, lambda p: None).segments == 0
+
+
+# -- the file -------------------------------------------------------------------------------------------------------
+
+
+def some_messages(commit: int) -> list[bytes]:
+    begin = b"B" + commit.to_bytes(8, "big") + bytes(8) + (7).to_bytes(4, "big")
+    insert_ = b"I" + (16384).to_bytes(4, "big") + b"N\x00\x01t\x00\x00\x00\x011"
+    end = b"C\x00" + commit.to_bytes(8, "big") + (commit + 8).to_bytes(8, "big") + bytes(8)
+    return [begin, b"R" + bytes(20), insert_, end]
+
+
+def write(folder: Path, commit: int = 100, extra: int = 0) -> Path:
+    messages = [message for n in range(extra + 1) for message in some_messages(commit + 10 * n)]
+    header = segment.header_of(messages, 1, None, "42")
+    segment.write(folder, header, messages)
+    return folder / segment.name(header)
+
+
+def test_a_segment_reads_back_as_written(tmp_path: Path) -> None:
+    path = write(tmp_path, extra=1)
+    found = segment.read(path)
+    assert path.name == "0000000000000064-0000000000000076.segment"
+    assert (found.header.transactions, found.header.messages, found.header.system_identifier) == (2, 8, "42")
+    assert list(found.messages) == some_messages(100) + some_messages(110)
+
+
+def test_the_same_segment_again_changes_nothing_and_another_at_its_place_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    before = path.stat().st_mtime_ns
+    assert write(tmp_path) == path
+    assert path.stat().st_mtime_ns == before
+    with pytest.raises(SegmentConflict, match="same position"):
+        write(tmp_path, extra=1)
+
+
+@pytest.mark.parametrize("position", [0, 40, -40, -1])
+def test_a_flipped_bit_is_found(tmp_path: Path, position: int) -> None:
+    path = write(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SegmentCorrupt, match="SHA-256"):
+        segment.read(path)
+
+
+@pytest.mark.parametrize("length", [0, 10, 100])
+def test_a_torn_segment_is_found(tmp_path: Path, length: int) -> None:
+    path = write(tmp_path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(SegmentCorrupt):
+        segment.read(path)
+
+
+def test_a_segment_under_another_name_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    moved = path.rename(path.with_name("0000000000000001-0000000000000002.segment"))
+    with pytest.raises(SegmentCorrupt, match="not named after"):
+        segment.read(moved)
+    with pytest.raises(SegmentCorrupt, match="not a segment's name"):
+        segment.positions(tmp_path / "x.segment")
+
+
+def sealed(body: bytes) -> bytes:
+    return body + segment.hashlib.sha256(body).digest()
+
+
+def test_a_well_sealed_file_with_wrong_content_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    header = segment.header_of(some_messages(100), 1, None, "42")
+    packed = segment.zlib.compress(b"\x00\x00\x00\x09short")
+    line = segment.json.dumps(segment.asdict(header)).encode()
+    for body in (b"not json\n", line + b"\nnot zlib", line + b"\n" + packed):
+        path.write_bytes(sealed(body))
+        with pytest.raises(SegmentCorrupt, match="cannot be read"):
+            segment.read(path)
+    lying = segment.Header(1, 100, 108, 5, 4, None, "42")
+    path.write_bytes(segment.encode(lying, some_messages(100)))
+    with pytest.raises(SegmentCorrupt, match="other transactions"):
+        segment.read(path)
+
+
+def test_what_is_not_whole_transactions_is_never_written() -> None:
+    begin, relation, insert_, commit = some_messages(100)
+    for messages in ([], [begin], [begin, insert_], [begin, begin, commit], [relation]):
+        with pytest.raises(segment.MessageUnknown):
+            segment.header_of(messages, 1, None, "42")
+    for message in (b"", b"S", b"B\x00", b"I"):
+        with pytest.raises(segment.MessageUnknown):
+            segment.decode(message)
