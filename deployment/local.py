@@ -16,6 +16,7 @@ from deployment.problem import Problem
 
 DEFAULT_STATE = ROOT / ".local-cloud"
 MASTER_USER = "citizens_admin"
+AGENCY_SECRET = "citizens/{suffix}/database"
 
 
 def up(state: Path, environment: Mapping[str, str]) -> None:
@@ -39,14 +40,17 @@ def environment_of(state: Path, environment: Mapping[str, str]) -> dict[str, str
     return clean | {name: value for name, _, value in pairs}
 
 
-def prepare(environment: Mapping[str, str], secret_name: str, log: Path) -> None:
-    """Give the local cloud what the agency's account has before the first deploy: CDK's bootstrap and the secret."""
+def bootstrap(environment: Mapping[str, str], log: Path) -> None:
+    """Bootstrap the local cloud for CDK, which an account needs once before the first deploy."""
     Cdk("bootstrap", environment, log).bootstrap(environment["CDK_DEFAULT_ACCOUNT"], environment["CDK_DEFAULT_REGION"])
-    create_agency_secret(environment, secret_name)
 
 
-def create_agency_secret(environment: Mapping[str, str], name: str) -> None:
-    """Create the secret that the agency's account has beforehand; an existing one is left as it is."""
+def play_agency(environment: Mapping[str, str], suffix: str) -> None:
+    """Create the secret that the agency has in its account before an environment is deployed, if it is not there.
+
+    Only under its usual name: a secret that a setting names is expected to exist.
+    """
+    name = AGENCY_SECRET.format(suffix=suffix)
     client = Account(environment).client("secretsmanager")
     alphabet = string.ascii_letters + string.digits
     value = {"username": MASTER_USER, "password": "".join(secrets.choice(alphabet) for _ in range(32))}

@@ -9,11 +9,13 @@ from deployment.problem import Problem
 from recovery import secret
 
 
-def check_secret(account: Account, name: str) -> None:
+def check_secret(account: Account, name: str, suffix: str) -> None:
     """Raise Problem, one sentence per finding, when the existing secret cannot serve as the database's master
     secret."""
+    client = account.client("secretsmanager")
     try:
-        value = account.client("secretsmanager").get_secret_value(SecretId=name)
+        described = client.describe_secret(SecretId=name)
+        value = client.get_secret_value(SecretId=name)
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code == "ResourceNotFoundException":
@@ -26,6 +28,12 @@ def check_secret(account: Account, name: str) -> None:
         ) from None
     except BotoCoreError as error:
         raise Problem(f"The account cannot be asked for the secret {name}: {error}") from None
+    rotation = described.get("RotationLambdaARN", "")
+    if described.get("RotationEnabled") and not rotation.endswith(f":citizens-rotation-{suffix}"):
+        raise Problem(
+            f"The secret {name} is rotated by {rotation.rpartition(':')[2]}, so it belongs to another environment: "
+            "each environment needs a secret of its own; name another one by SECRET_NAME."
+        )
     text = value.get("SecretString")
     if text is None:
         raise Problem(f"The secret {name} is binary; a JSON object with username and password is expected.")

@@ -47,7 +47,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     try:
         settings = configured({"environmentSuffix": "drill"})
         objectives = Objectives(settings.rto_seconds, settings.rpo_seconds)
-        report = Drill(SCENARIOS[chosen.scenario], environment, Timeline(show), objectives, settings.secret_name).run()
+        report = Drill(SCENARIOS[chosen.scenario], environment, Timeline(show), objectives).run()
     except (Problem, SettingsError) as problem:
         print(problem, file=sys.stderr)
         return 1

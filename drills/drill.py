@@ -21,7 +21,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 from deployment import local, outputs, remains
 from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
-from deployment.precondition import check_secret
 from deployment.problem import Problem
 from drills.client import Application
 from drills.ledger import Ledger
@@ -49,7 +48,6 @@ class Drill:
     environment: Mapping[str, str]
     timeline: Timeline
     objectives: Objectives
-    secret_name: str
     suffix: str = field(default_factory=lambda: f"drill-{secrets.token_hex(2)}")
     phases: dict[str, float] = field(default_factory=dict)
 
@@ -103,9 +101,9 @@ class Drill:
             synth = pool.submit(Cdk(self.suffix, self.environment, log).synth)
             local.up(self.state, self.environment)
             environment = local.environment_of(self.state, self.environment)
-            local.prepare(environment, self.secret_name, log)
+            local.bootstrap(environment, log)
+            local.play_agency(environment, self.suffix)
             synth.result()
-        check_secret(Account(environment), self.secret_name)
         self.timeline.add(
             "drill", f"local cloud at {environment['AWS_ENDPOINT_URL']}, {self.phases['prepare']:.1f} s; deploying"
         )

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -21,8 +22,10 @@ INTERNAL_ROLES = (ADMINISTRATOR, REPLICATOR)
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 5.0
 HALT_TIMEOUT_SECONDS = 3.0
+SLOT_RELEASE_SECONDS = 5.0
 # Line of postmaster.pid (from 0) that holds the state of the server.
 STATUS_LINE = 7
+WAL_SEGMENT = "[0-9A-F]" * 24
 
 BASE_SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -245,12 +248,39 @@ class Cluster:
         )
 
     def drop_slot(self, name: str) -> None:
-        """Drop a replication slot nobody uses, if it is there."""
-        self.execute(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-            " WHERE slot_name = %s AND active_pid IS NULL",
-            [name],
-        )
+        """Drop a replication slot, if it is there. Raises ClusterError when it stays in use."""
+        deadline = time.monotonic() + SLOT_RELEASE_SECONDS
+        while rows := self.query("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", [name]):
+            if rows[0][0] is None:
+                self.execute("SELECT pg_drop_replication_slot(%s)", [name])
+            elif time.monotonic() > deadline:
+                raise ClusterError(f"{self.directory.name}: slot {name} is in use")
+            else:
+                # The sender notices a moment later that its standby is gone.
+                time.sleep(0.02)
+
+    def logical_slots(self) -> tuple[str, ...]:
+        """The logical replication slots on disk; the cluster need not run."""
+        slots = (self.data / "pg_replslot").glob("*/state")
+        return tuple(sorted(slot.parent.name for slot in slots if _is_lasting_logical_slot(slot.read_bytes())))
+
+    def adopt_logical_slots(self, former: "Cluster") -> None:
+        """Take over the logical slots of a stopped cluster whose standby this one, stopped too, was until now.
+
+        With them come what they decode with: the WAL that only the other has kept, and the snapshots at their
+        positions.
+        """
+        wal = self.data / "pg_wal"
+        kept = min((segment.name for segment in wal.glob(WAL_SEGMENT)), default="")
+        folders = {
+            self.data / "pg_replslot": [former.data / "pg_replslot" / name for name in former.logical_slots()],
+            self.data / "pg_logical" / "snapshots": [*(former.data / "pg_logical" / "snapshots").glob("*.snap")],
+            wal: [segment for segment in (former.data / "pg_wal").glob(WAL_SEGMENT) if segment.name < kept],
+        }
+        for folder, sources in folders.items():
+            missing = [str(source) for source in sources if not (folder / source.name).exists()]
+            if missing:
+                self._host.run("/bin/cp", "-R", *missing, str(folder))
 
     def create_master(self, username: str, password: str, database: str) -> None:
         """Make the main user and the first database.
@@ -351,6 +381,15 @@ def make_template(host: PostgresHost) -> Path:
     host.write(template / "pg_hba.conf", HOST_BASED_AUTHENTICATION)
     host.run("postgres", "--single", "-F", "-D", str(template), "postgres", stdin=TEMPLATE_SQL)
     return template
+
+
+def _is_lasting_logical_slot(state: bytes) -> bool:
+    """Whether a slot's state file (ReplicationSlotOnDisk) is one of a logical slot that is neither temporary nor new.
+
+    After 16 bytes of header come the slot's name (64 bytes), its database (0: a physical slot), its persistency (0).
+    """
+    database, persistency = struct.unpack_from("=II", state, 80)
+    return (database != 0, persistency) == (True, 0)
 
 
 def _quoted(value: str) -> str:

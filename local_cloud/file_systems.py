@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ def efs_folder(access_point_arn: str) -> Path:
 
 
 def _removing_the_folder(delete: Callable[[str], Any]) -> Callable[[str], Any]:
+    @functools.wraps(delete)
     def delete_file_system(file_system_id: str) -> Any:
         answer = delete(file_system_id)
         if file_system_id not in efs._file_systems:

@@ -37,8 +37,6 @@ __all__ = [
     "unhonoured_parameters",
 ]
 
-SLOT_SYNCHRONISATION_SECONDS = 1.0
-
 
 class Fleet:
     """The DB instances of one local cloud. Methods may be called from any thread; refusals are FleetErrors with RDS's
@@ -74,7 +72,6 @@ class Fleet:
             emit=on_event,
             replicas_of=self._replicas_of,
         )
-        threading.Thread(target=self._synchronise_slots, name="slot-synchronisation", daemon=True).start()
 
     def create(self, spec: InstanceSpec) -> InstanceView:
         """Create a DB instance; returns when it is available."""
@@ -225,13 +222,6 @@ class Fleet:
             for instance in instances
             if instance.source is not None and instance.source.spec.identifier == identifier
         )
-
-    def _synchronise_slots(self) -> None:
-        while not self._closed.wait(SLOT_SYNCHRONISATION_SECONDS):
-            with self._lock:
-                instances = tuple(self._instances.values())
-            for instance in instances:
-                instance.synchronise_slots()
 
 
 @contextlib.contextmanager

@@ -256,7 +256,12 @@ class Instance:
                     "InvalidParameterCombination", "Cannot specify ForceFailover when the instance is not Multi-AZ."
                 )
             self.status = "rebooting"
-        self._submit(self._fail_over_on_request if force_failover else self._reboot)
+        if not force_failover:
+            self._submit(self._reboot)
+        elif self._pair.has_live_copy:
+            self._submit(self._fail_over_on_request)
+        else:
+            self._submit(self._abandon_failover)
 
     def stop(self) -> None:
         """Begin to stop."""
@@ -340,11 +345,6 @@ class Instance:
         """Let a network fault begin or end."""
         self._around.endpoints.set_fault(self.spec.identifier, fault)
 
-    def synchronise_slots(self) -> None:
-        """Keep the copy's logical slots fresh."""
-        if self.status == "available":
-            self._pair.synchronise_slots()
-
     def close(self) -> None:
         """End everything at once, without ceremony: the fleet closes. Idempotent."""
         self._halt()
@@ -403,12 +403,11 @@ class Instance:
         self._become_available()
 
     def _fail_over_on_request(self) -> None:
-        if self._pair.has_live_copy:
-            # Storage is copied on RDS: a failover in order loses nothing of a slot's state.
-            self._pair.synchronise_slots()
-            self._fail_over()
-        else:
-            self._emit("RDS-EVENT-0034")
+        self._fail_over()
+        self._become_available()
+
+    def _abandon_failover(self) -> None:
+        self._emit("RDS-EVENT-0034")
         self._become_available()
 
     def _fail_over(self) -> None:
@@ -539,8 +538,8 @@ class Instance:
 
     def _delete(self) -> None:
         self._around.endpoints.close_endpoint(self.spec.identifier)
-        self._pair.release_upstream()
         self._pair.remove()
+        self._pair.release_upstream()
         self._emit("RDS-EVENT-0003")
 
     def report(self, event_id: str) -> None:

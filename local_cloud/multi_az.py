@@ -141,6 +141,11 @@ class ClusterPair:
         with self._configuring:
             self._copy_is_synchronous = False
             self.main, self.copy = new, None
+        if old.logical_slots():
+            # On RDS the copy is one of storage and has the slots too; here slots are what streaming does not carry.
+            new.stop()
+            new.adopt_logical_slots(old)
+            new.start()
         if self.upstream is None:
             new.promote()
         self._configure_main()
@@ -204,18 +209,6 @@ class ClusterPair:
             self._configure_main()
             self._configure_copy()
 
-    def synchronise_slots(self) -> None:
-        """Bring the copy's logical failover slots up to date, as the storage that RDS copies would have them."""
-        main, copy = self.main, self.copy
-        if main is None or copy is None or not self.has_live_copy or self.upstream is not None:
-            return
-        if self._settings.get("wal_level") != "logical":
-            return
-        # A failover or a restart in these moments ends the attempt; the next one comes soon.
-        with contextlib.suppress(ClusterError):
-            if main.query("SELECT 1 FROM pg_replication_slots WHERE failover AND slot_type = 'logical' LIMIT 1"):
-                copy.execute("SELECT pg_sync_replication_slots()")
-
     def kill(self) -> None:
         """`kill -9` both clusters."""
         for cluster in self.clusters:
@@ -275,10 +268,8 @@ class ClusterPair:
     def _configure_copy(self) -> None:
         if self.main is not None and self.copy is not None:
             self.copy.configure(
-                self._settings
-                | self.main.connection_info(COPY_NAME, COPY_NAME)
-                # Slots can be synchronised only by a standby that holds back vacuum at its primary.
-                | {"hot_standby_feedback": "on"}
+                # Nobody reads from the copy: nothing there may hold back vacuum at the main cluster.
+                self._settings | self.main.connection_info(COPY_NAME, COPY_NAME) | {"hot_standby_feedback": "off"}
             )
 
 

@@ -128,7 +128,8 @@ class DatabaseService:
         if groups:
             record["VpcSecurityGroups"] = [{"VpcSecurityGroupId": group, "Status": "active"} for group in groups]
         record["Endpoint"] = dict(rds._instances[source]["Endpoint"])
-        record["MultiAZ"] = _value(request, "MultiAZ") == "true"
+        for name in ("MultiAZ", "DeletionProtection"):
+            record[name] = _value(request, name) == "true"
         if _value(request, "DBInstanceClass"):
             record["DBInstanceClass"] = _value(request, "DBInstanceClass")
         spec = self._spec(record, _value(request, "AvailabilityZone"))

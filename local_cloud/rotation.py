@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import json
 import logging
@@ -95,8 +96,7 @@ class Rotations:
             version = self._begin(secret, request, immediately=immediately)
         except RotationRefused as refused:
             return _error(refused.code, str(refused))
-        work = self._run if immediately else self._test
-        threading.Thread(target=work, args=(secret, version), name=f"rotation-{secret['Name']}", daemon=True).start()
+        _apart(self._run if immediately else self._test, secret, version)
         answer: Response = json_response({"ARN": secret["ARN"], "Name": secret["Name"], "VersionId": version})
         return answer
 
@@ -136,8 +136,7 @@ class Rotations:
         """Take up a rotation that was left behind, unless it is running. The lock is held."""
         if pending and secret["ARN"] not in self._under_way:
             self._under_way.add(secret["ARN"])
-            name = f"rotation-{secret['Name']}"
-            threading.Thread(target=self._run, args=(secret, pending), name=name, daemon=True).start()
+            _apart(self._run, secret, pending)
 
     def _run(self, secret: Secret, version: str) -> None:
         """Run the four steps, all over again after a failure; what fails for good leaves AWSPENDING behind."""
@@ -207,6 +206,7 @@ class Rotations:
             )
 
     def _watch_the_clock(self) -> None:
+        """Rotate, until `close`, what is due."""
         while not self._closed.wait(TIMER_SECONDS):
             for secret in list(secretsmanager._secrets.values()):
                 due = secret.get("NextRotationDate")
@@ -246,6 +246,13 @@ class Rotations:
             secret["RotationEnabled"] = False
             for name in ("RotationLambdaARN", "RotationRules", "NextRotationDate"):
                 secret.pop(name, None)
+
+
+def _apart(work: Callable[[Secret, str], None], secret: Secret, version: str) -> None:
+    """Run on a thread of its own, in the account and region (context variables) of the caller."""
+    arguments = (work, secret, version)
+    name = f"rotation-{secret['Name']}"
+    threading.Thread(target=contextvars.copy_context().run, args=arguments, name=name, daemon=True).start()
 
 
 def next_rotation(rules: Mapping[str, Any], after: float) -> float | None:

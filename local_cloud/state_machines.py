@@ -107,16 +107,17 @@ def install(_options: LocalCloudOptions) -> None:
 
 
 def _create_trusted(data: dict[str, Any]) -> Any:
-    return _distrust(str(data.get("roleArn", ""))) or _create_machine(data)
+    machine_arn = f"arn:aws:states:{get_region()}:{get_account_id()}:stateMachine:{data.get('name', '')}"
+    return _distrust(str(data.get("roleArn", "")), machine_arn) or _create_machine(data)
 
 
 def _update_trusted(data: dict[str, Any]) -> Any:
     role = str(data.get("roleArn") or "")
-    return (_distrust(role) if role else None) or _update_machine(data)
+    return (_distrust(role, str(data.get("stateMachineArn", ""))) if role else None) or _update_machine(data)
 
 
-def _distrust(role_arn: str) -> Any:
-    if permissions.role_trusts(role_arn, SERVICE):
+def _distrust(role_arn: str, machine_arn: str) -> Any:
+    if permissions.role_trusts(role_arn, SERVICE, machine_arn):
         return None
     message = (
         f"Neither the global service principal {SERVICE}, nor the regional one is authorized to assume {role_arn}."

@@ -19,6 +19,9 @@ NO_ENCRYPTION = "storage on this machine is not encrypted"
 NO_BACKUPS = "no backups are made, neither continuous nor on a schedule"
 NO_NETWORK = "there is no network: only the database endpoints look at security groups"
 
+# AWS namespaces in which this local cloud publishes metrics.
+PUBLISHED_NAMESPACES = ("AWS/Lambda", "AWS/States")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -45,6 +48,11 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "MaxAllocatedStorage": "storage is this machine's file system",
         "Iops": "storage is this machine's file system",
         "StorageThroughput": "storage is this machine's file system",
+        "StorageType": "storage is this machine's file system",
+        "AllocatedStorage": "storage is this machine's file system",
+        "CACertificateIdentifier": "endpoints have certificates of the local cloud's own authority",
+        "PreferredBackupWindow": NO_BACKUPS,
+        "CopyTagsToSnapshot": NO_BACKUPS,
         "DBInstanceClass": "an instance has what this machine gives it, whatever its class",
         "PreferredMaintenanceWindow": "there is no maintenance",
         "AutoMinorVersionUpgrade": "there is one minor version",
@@ -56,10 +64,12 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "BackupPolicy.Status": NO_BACKUPS,
         "FileSystemPolicy": "a mount is a folder, and nobody asks the policy",
         "ReplicationConfiguration": "file systems are not replicated",
+        "PerformanceMode": "storage is this machine's file system",
+        "ThroughputMode": "storage is this machine's file system",
     },
     "AWS::EFS::AccessPoint": {"PosixUser": "files belong to the user who started the local cloud"},
     "AWS::EFS::MountTarget": {"SecurityGroups": NO_NETWORK},
-    "AWS::EC2::VPCEndpoint": {"PolicyDocument": "endpoint policies are not asked", "SecurityGroupIds": NO_NETWORK},
+    "AWS::EC2::VPCEndpoint": {"*": "functions reach every AWS service, with or without an endpoint"},
     "AWS::EC2::FlowLog": {"*": "no flow is recorded, the log group stays empty"},
     "AWS::EC2::NetworkAclEntry": {"*": NO_NETWORK},
     "AWS::EC2::SecurityGroupEgress": {"*": NO_NETWORK},
@@ -75,7 +85,11 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "RetentionInDays": "log events stay until the local cloud stops",
     },
     "AWS::SNS::Topic": {"KmsMasterKeyId": NO_ENCRYPTION},
-    "AWS::KMS::Key": {"EnableKeyRotation": "key material does not rotate"},
+    "AWS::KMS::Key": {
+        "EnableKeyRotation": "key material does not rotate",
+        "KeyPolicy": "no service encrypts with the key, so a permission that is missing for it is not noticed",
+    },
+    "AWS::SQS::Queue": {"KmsMasterKeyId": NO_ENCRYPTION},
     "AWS::Lambda::Function": {
         "MemorySize": "a function has the memory of this machine",
         "TracingConfig": "no traces are recorded",
@@ -163,6 +177,13 @@ def _parameter_group(properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]
         yield f"Parameters.{name}", "the PostgreSQL server here has no such setting, or a fixed one"
 
 
+def _alarm(properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    namespace = str(properties.get("Namespace") or "")
+    if namespace.startswith("AWS/") and namespace not in PUBLISHED_NAMESPACES:
+        yield f"Namespace {namespace}", "no metrics of that service are published, so the alarm has no data"
+
+
 SPECIAL: Mapping[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, str]]]] = {
-    "AWS::RDS::DBParameterGroup": _parameter_group
+    "AWS::RDS::DBParameterGroup": _parameter_group,
+    "AWS::CloudWatch::Alarm": _alarm,
 }

@@ -21,6 +21,8 @@ CLOCK_SKEW_SECONDS = 5.0
 ACTING_SECONDS = 540.0
 """Kept back of the RTO for acting: 480 s for RDS's promotion and a minute for every other step."""
 SIGNALS_NEEDED = 2
+RECORDED_EVENTS = 20
+"""The newest events that go into the record; Step Functions carries 256 KiB at most."""
 
 LOST_STATUSES = frozenset({"failed", "storage-full", "deleting", "restore-error", ABSENT})
 LOST_PREFIXES = ("incompatible-", "inaccessible-encryption-credentials")
@@ -248,6 +250,6 @@ def _inputs(situation: Situation) -> dict[str, Any]:
         "observations": [asdict(each) | {"fresh": each.witness in counted} for each in situation.observations],
         "primary": asdict(situation.primary),
         "standby": asdict(situation.standby),
-        "events": [asdict(event) for event in situation.events],
+        "events": [asdict(event) for event in situation.events[-RECORDED_EVENTS:]],
         "settings": asdict(situation.detection) | asdict(situation.objectives),
     }

@@ -23,6 +23,8 @@ from recovery.members import Endpoint
 
 WRONG_PASSWORD = ("28P01", "28000")
 NO_FREE_SLOT = "53300"
+CLIENT_CHECK = "1s"
+"""How soon the server notices that we have hung up: statements of ours that wait for a lock must not pile up there."""
 _TLS_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
@@ -177,6 +179,7 @@ class Session:
                     database=database.name,
                     ssl_context=False,
                     application_name=application,
+                    startup_params={"client_connection_check_interval": CLIENT_CHECK},
                     sock=secured,
                 )
         except BaseException:

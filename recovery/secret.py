@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 CURRENT = "AWSCURRENT"
 PENDING = "AWSPENDING"
 PASSWORD_LENGTH = (8, 128)
-REFUSED_CHARACTERS = '/"@ '
 USERNAME_LENGTH = (1, 63)
 RESERVED_USERNAMES = frozenset(
     {"rdsadmin", "rdsrepladmin", "rds_superuser", "rds_replication", "rdsproxyadmin", "public"}

@@ -99,7 +99,6 @@ class Database(CitizensStack):
                 "log_disconnections": "1",
                 "log_lock_waits": "1",
                 "log_min_duration_statement": "1000",
-                "log_statement": "ddl",
             },
         )
 

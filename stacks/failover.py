@@ -137,7 +137,7 @@ class Failover(CitizensStack):
             },
             statements=[
                 *read_secret(self, self._members.secret_arn),
-                *use_table(self, self._platform, ("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem")),
+                *use_table(self, self._platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
                 allow(("states:StartExecution",), [self._machine_arn]),
                 allow(("states:DescribeExecution",), [self.arn("states", f"execution:{self.names.state_machine}:*")]),
                 put_metrics(),

@@ -102,7 +102,6 @@ class Observability(CitizensStack):
                 allow(
                     (
                         "logs:CreateLogStream",
-                        "logs:DescribeLogGroups",
                         "logs:DescribeLogStreams",
                         "logs:PutLogEvents",
                     ),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 REGION = "eu-central-2"
@@ -76,7 +76,10 @@ class Settings(BaseSettings):
         default=(f"{REGION}a", f"{REGION}c"), description="The two availability zones of the region to use"
     )
     secret_name: str = Field(
-        default="citizens/database", description="Name of the agency's existing secret (JSON: username, password)"
+        default="citizens/{suffix}/database",
+        validate_default=True,
+        description="Name of the agency's existing secret (JSON: username, password), {suffix} replaced: one for each "
+        "environment, since a secret names one host and a rotation changes the password of one database",
     )
     secret_key_arn: str | None = Field(
         default=None, description="ARN of the customer-managed key of that secret; none when it uses aws/secretsmanager"
@@ -156,7 +159,10 @@ class Settings(BaseSettings):
 
     @field_validator("secret_name")
     @classmethod
-    def _check_secret_name(cls, value: str) -> str:
+    def _check_secret_name(cls, value: str, info: ValidationInfo) -> str:
+        value = value.replace("{suffix}", info.data.get("environment_suffix", "{suffix}"))
+        if "{suffix}" in value:
+            return value  # the suffix itself is wrong, and that is what will be said
         if not _SECRET_NAME.fullmatch(value) or value.startswith("/"):
             raise ValueError(
                 f"The secret name {value!r} is malformed: give the name, not the ARN, of 1 to 512 letters, digits and "

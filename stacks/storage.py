@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from aws_cdk import aws_backup as backup
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_efs as efs
+from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
-from stacks.permissions import allow, confined_service, identity, without_resources
+from stacks.permissions import allow, identity, without_resources
 from stacks.security import SecurityProps
 from stacks.settings import Settings
 
@@ -110,7 +111,6 @@ class Storage(CitizensStack):
             self,
             "AccessPoint",
             file_system_id=files.ref,
-            client_token=self.names.file_system,
             posix_user=efs.CfnAccessPoint.PosixUserProperty(uid=LOG_USER, gid=LOG_USER),
             root_directory=efs.CfnAccessPoint.RootDirectoryProperty(
                 path="/transaction-log",
@@ -187,7 +187,8 @@ class Storage(CitizensStack):
             "Backup",
             name=self.names.of("backup"),
             description="AWS Backup: daily recovery points of both members, the files and the table",
-            principal=confined_service("backup.amazonaws.com", self.account),
+            # AWS Backup does not say for which account it takes a role, so a condition would shut it out
+            principal=iam.ServicePrincipal("backup.amazonaws.com"),
             statements=[
                 allow(
                     ("rds:AddTagsToResource", "rds:CreateDBSnapshot", "rds:DescribeDBInstances"),

@@ -17,8 +17,6 @@ from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
 from drills.client import Application
 
-SECRET_NAME = "citizens/database"
-
 T = TypeVar("T")
 
 
@@ -53,7 +51,7 @@ def cloud() -> Iterator[Cloud]:
     try:
         local.up(state, os.environ)
         environment = local.environment_of(state, os.environ)
-        local.prepare(environment, SECRET_NAME, state / "bootstrap.log")
+        local.bootstrap(environment, state / "bootstrap.log")
         yield Cloud(state, environment)
     finally:
         local.down(state, os.environ)
@@ -69,6 +67,7 @@ def deployed(request: pytest.FixtureRequest) -> Iterator[Deployed]:
     suffix = f"it-{secrets.token_hex(2)}"
     cdk = Cdk(suffix, cloud.environment, cloud.state / "cdk.log")
     cdk.synth()
+    local.play_agency(cloud.environment, suffix)
     outputs.write(cdk.deploy(), suffix)
     try:
         yield Deployed(Account(cloud.environment), outputs.read(), cdk)

@@ -174,5 +174,5 @@ def test_a_destroy_after_the_failover_leaves_nothing(deployed: Deployed) -> None
     assert deployed.cdk is not None
     deployed.cdk.destroy()
     assert remains.of(deployed.account, deployed.cdk.suffix) == []
-    secret = deployed.account.client("secretsmanager").get_secret_value(SecretId="citizens/database")
+    secret = deployed.account.client("secretsmanager").get_secret_value(SecretId=deployed.outputs["SecretName"])
     assert json.loads(secret["SecretString"])["password"], "the agency's own secret is still there"

@@ -30,7 +30,7 @@ def check(value: str | bytes | None) -> None:
         client.create_secret(Name="citizens/database", SecretBinary=value)
     elif value is not None:
         client.create_secret(Name="citizens/database", SecretString=value)
-    check_secret(Account({k: v for k, v in os.environ.items() if k != "LOCAL_CLOUD_URL"}), "citizens/database")
+    check_secret(Account({k: v for k, v in os.environ.items() if k != "LOCAL_CLOUD_URL"}), "citizens/database", "dev")
 
 
 def test_a_well_formed_secret_passes() -> None:

@@ -23,6 +23,7 @@ SWIFT = Delays(
     reboot_seconds=0.1,
     backing_up_seconds=0,
 )
+APPLICATION = Caller(allowed=True, kind="applications", name="test")
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Guard:
     """Admission that the test decides on."""
 
     callers: dict[int, Caller] = field(default_factory=dict)
-    everyone: Caller = Caller(allowed=True, kind="applications", name="test")
+    everyone: Caller = APPLICATION
     asked: list[tuple[str, tuple[str, ...], int]] = field(default_factory=list)
 
     def __call__(

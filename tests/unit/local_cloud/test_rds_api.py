@@ -19,7 +19,9 @@ def swift(cloud: RunningCloud) -> Iterator[None]:
     cloud.control("PUT", "/delays", before)
 
 
-def connect(cloud: RunningCloud, instance: dict[str, Any], password: str = "Start-Password-1", name: str = "citizens"):  # type: ignore[no-untyped-def]
+def connect(
+    cloud: RunningCloud, instance: dict[str, Any], password: str = "Start-Password-1", name: str = "citizens"
+) -> "psycopg.Connection[tuple[Any, ...]]":
     return psycopg.connect(
         host=instance["Endpoint"]["Address"],
         port=instance["Endpoint"]["Port"],
@@ -99,7 +101,7 @@ def test_a_changed_parameter_group_reaches_the_instances(deployed: RunningCloud)
 
     def changed() -> bool:
         with connect(deployed, deployed.instance("one")) as connection:
-            return connection.execute("SHOW work_mem").fetchone() == ("16MB",)
+            return bool(connection.execute("SHOW work_mem").fetchone() == ("16MB",))
 
     eventually(changed)
 
@@ -124,7 +126,7 @@ def test_a_reboot_is_a_restart(deployed: RunningCloud) -> None:
     def restarted() -> bool:
         try:
             with connect(deployed, deployed.instance("one")) as connection:
-                return connection.execute("SELECT pg_postmaster_start_time()").fetchone() != before
+                return bool(connection.execute("SELECT pg_postmaster_start_time()").fetchone() != before)
         except psycopg.OperationalError:
             return False
 

@@ -133,7 +133,9 @@ def pair() -> Iterator[Pair]:
 def members(pair: Pair) -> Iterator[Pair]:
     """The members without faults, and without what an earlier test has left."""
     with pair.open() as session:
-        session.run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_type = 'logical'", 5)
+        session.run(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_type = 'logical'", 5
+        )
         session.run("DROP EVENT TRIGGER IF EXISTS recovery_give_identity", 5)
         session.run("DROP PUBLICATION IF EXISTS citizens_log", 5)
         session.run("DROP SCHEMA IF EXISTS recovery CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public", 5)

@@ -200,7 +200,8 @@ def test_the_inputs_say_which_observations_counted() -> None:
 
 # -- over the whole input space ---------------------------------------------------------------------------------------
 
-STATUSES = sorted(LOST_STATUSES) + ["available", "rebooting", "backing-up", "unknown", "incompatible-restore", "modifying"]
+OTHER_STATUSES = ("available", "rebooting", "backing-up", "unknown", "incompatible-restore", "modifying")
+STATUSES = [*sorted(LOST_STATUSES), *OTHER_STATUSES]
 moments = st.floats(NOW - 4000, NOW + 100)
 observations = st.builds(
     Observation,
@@ -212,9 +213,7 @@ observations = st.builds(
     failures=st.integers(0, 10),
     first_failure_at=st.one_of(st.none(), moments),
 )
-statuses = st.builds(
-    MemberStatus, st.sampled_from(STATUSES), st.sampled_from([None, "one", "other"]), st.booleans()
-)
+statuses = st.builds(MemberStatus, st.sampled_from(STATUSES), st.sampled_from([None, "one", "other"]), st.booleans())
 events = st.builds(
     Event,
     moments,

@@ -144,6 +144,19 @@ def test_a_statement_that_takes_too_long_ends_the_session_in_time(members: Pair)
         session.run("SELECT 1", 1)
 
 
+def test_a_statement_we_gave_up_on_does_not_stay_behind_on_the_server(members: Pair) -> None:
+    with members.open() as holder:
+        holder.run("CREATE TABLE held (n int)", 2)
+        holder.run("BEGIN; LOCK TABLE held", 2)
+        waiting = members.open()
+        with pytest.raises(TimedOut):
+            waiting.run("SELECT * FROM held", 0.2)
+        deadline = time.monotonic() + 5
+        while holder.run("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'", 2) != [[0]]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def test_a_server_that_hangs_under_an_open_session_is_noticed_in_time(members: Pair) -> None:
     with members.open() as session:
         members.fault(PRIMARY, Fault("hang"))
@@ -174,8 +187,7 @@ def test_a_transaction_that_fails_leaves_nothing(members: Pair) -> None:
     with members.open() as session:
         session.run("CREATE TABLE kept (n int)", 2)
         with pytest.raises(Refused), session.transaction(2):
-            session.run("INSERT INTO kept VALUES (1)", 2)
-            session.run("SELECT 1/0", 2)
+            session.run("INSERT INTO kept VALUES (1); SELECT 1/0", 2)
         assert session.run("SELECT count(*) FROM kept", 2) == [[0]]
         with pytest.raises(TimedOut), session.transaction(2):
             session.run("SELECT pg_sleep(5)", 0.1)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ConnectTimeoutError
+
+from functions import arbiter, archive, clients, cutover, environment, open_log, probe, rotation, verify, witness
+from functions.environment import EnvironmentIncomplete
+from recovery import observation, roles, secret
+from recovery.clock import iso
+from recovery.table import RecoveryTable
+from recovery.transaction_log import segment
+from recovery.verification import VerificationFailed
+from tests.unit.functions.conftest import Context
+from tests.unit.recovery.conftest import PASSWORD, PRIMARY, STANDBY, Pair
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+
+def test_the_witness_probes_and_says_how_it_went(deployed: Pair, table: RecoveryTable) -> None:
+    result = witness.handler({}, Context(seconds=5))
+    assert (result["probes"], result["failures"], result["troubles"]) == (1, 0, {})
+    seen = observation.read(table, "a")
+    assert seen is not None
+    assert seen.primary.reachable
+    assert witness.handler({}, Context(seconds=5))["probes"] == 1
+
+
+def test_the_arbiter_decides_from_what_the_witnesses_saw(deployed: Pair) -> None:
+    witness.handler({}, Context(seconds=5))
+    event = {"incident": "20270115T080000Z-abcd", "epoch": 1, "started_at": iso(time.time())}
+    decision = arbiter.handler(event, Context())
+    assert (decision["action"], decision["primary"], decision["standby"]) == ("stand_by", PRIMARY, STANDBY)
+    assert decision["primary_status"] == "absent"
+    json.dumps(decision)
+    assert arbiter.handler({**event, "epoch": 7, "forced": True}, Context())["inputs"]["forced"] is True
+
+
+def test_the_probe_looks_at_one_member(deployed: Pair) -> None:
+    look = probe.handler({"member": STANDBY}, Context())
+    assert (look["reachable"], look["in_recovery"], look["error"]) == (True, True, None)
+    with pytest.raises(EnvironmentIncomplete, match="citizens-9-test is not a member"):
+        probe.handler({"member": "citizens-9-test"}, Context())
+
+
+def test_log_cut_over_and_verification_follow_one_another_and_may_be_repeated(
+    deployed: Pair, table: RecoveryTable, secrets_manager: SecretsManagerClient
+) -> None:
+    opened = open_log.handler({"epoch": 1, "member": PRIMARY}, Context())
+    assert opened["slot"] == "citizens_log"
+    assert open_log.handler({"epoch": 1, "member": PRIMARY}, Context()) == opened
+    order = {"incident": "i", "epoch": 1, "primary": PRIMARY, "standby": STANDBY}
+    result = cutover.handler(order, Context())
+    assert result == {"epoch": 2, "host": deployed.primary.host}
+    assert cutover.handler(order, Context()) == result
+    verified = verify.handler({}, Context())
+    assert verified["verified"] is True
+    assert verified["member"] == PRIMARY
+    moved = secret.read(secrets_manager, "citizens/database").pointing_at(deployed.standby)
+    secrets_manager.put_secret_value(SecretId="citizens/database", SecretString=moved.text())
+    with pytest.raises(VerificationFailed):
+        verify.handler({}, Context())
+
+
+def test_the_archive_keeps_what_is_written_under_its_epoch(
+    deployed: Pair, tmp_path: Path, table: RecoveryTable
+) -> None:
+    assert archive.handler({"seconds": 0}, Context())["segments"] == 0
+    with deployed.open() as session:
+        session.run("CREATE TABLE citizens (n int); INSERT INTO citizens VALUES (1)", 5)
+        session.run("INSERT INTO citizens VALUES (2)", 5)
+    result = archive.handler({"seconds": 0}, Context())
+    assert result["transactions"] == 2
+    (kept,) = segment.segments(tmp_path / "transaction-log" / "epoch-1")
+    assert segment.read(kept).header.transactions == 2
+    again = archive.handler({"seconds": 1.2}, Context())
+    assert (again["segments"], again["last_lsn"]) == (0, result["last_lsn"])
+
+
+def test_metrics_that_cannot_be_sent_do_not_stop_the_archive(
+    deployed: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hang() -> Any:
+        raise ConnectTimeoutError(endpoint_url="https://monitoring")
+
+    monkeypatch.setattr(clients, "cloudwatch", hang)
+    assert archive.handler({"seconds": 1.2}, Context())["segments"] == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == ["trouble", "archived"]
+
+
+def test_secrets_manager_can_rotate(deployed: Pair, secrets_manager: SecretsManagerClient, token: str) -> None:
+    for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):
+        rotation.handler({"SecretId": "citizens/database", "ClientRequestToken": token, "Step": step}, Context())
+    try:
+        after = secret.read(secrets_manager, "citizens/database")
+        assert after.version == token
+        deployed.open(password=after.credentials.password).close()
+    finally:
+        deployed.fleet.modify(PRIMARY, master_password=PASSWORD)
+
+
+def test_a_missing_or_malformed_variable_is_named(deployed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTO_SECONDS", "soon")
+    with pytest.raises(EnvironmentIncomplete, match="RTO_SECONDS is 'soon'"):
+        environment.objectives()
+    monkeypatch.setenv("RTO_SECONDS", "600")
+    assert environment.objectives().rto_seconds == 600
+    monkeypatch.delenv("SUFFIX")
+    with pytest.raises(EnvironmentIncomplete, match="SUFFIX is not set"):
+        environment.environment()
+
+
+def test_without_libpqs_variable_the_bundle_of_the_region_is_used(
+    deployed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PGSSLROOTCERT")
+    settings = environment.environment()
+    assert settings.ca_file.endswith("functions/rds-ca-eu-central-2.pem")
+    assert len(clients.database(settings).tls.get_ca_certs()) >= 1
+
+
+def test_roles_are_needed_by_the_archive(deployed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roles, "read", lambda *_: None)
+    with pytest.raises(roles.RolesUnknown):
+        archive.handler({}, Context())

@@ -1,0 +1,101 @@
+"""One synthesis for all tests of the templates: `system` as deployed by default, `protected` with `protect` on."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import app
+from stacks.settings import Settings, load
+
+SUFFIX = "unit"
+NESTED = ("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Observability")
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One resource of one template."""
+
+    stack: str
+    logical_id: str
+    body: dict[str, Any]
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.body.get("Properties", {})
+        return found
+
+    @property
+    def type(self) -> str:
+        return str(self.body["Type"])
+
+
+@dataclass(frozen=True)
+class System:
+    """The synthesised templates by the name of their nested stack, the parent's under `parent`."""
+
+    folder: Path
+    templates: dict[str, dict[str, Any]]
+
+    @property
+    def all(self) -> Iterator[Resource]:
+        for stack, template in self.templates.items():
+            for logical_id, body in template["Resources"].items():
+                yield Resource(stack, logical_id, body)
+
+    def of(self, kind: str, stack: str | None = None) -> list[Resource]:
+        return [each for each in self.all if each.type == kind and stack in (None, each.stack)]
+
+    def the(self, kind: str, logical_id: str) -> Resource:
+        (found,) = [each for each in self.of(kind) if each.logical_id == logical_id]
+        return found
+
+
+def context(**changed: Any) -> dict[str, Any]:
+    declared: dict[str, Any] = json.loads((app.ROOT / "cdk.json").read_text())["context"]
+    # The last is what the command line adds, and what tells cfn-lint that the template is generated
+    return {**declared, "environmentSuffix": SUFFIX, **changed, "aws:cdk:enable-path-metadata": True}
+
+
+def settings(**changed: Any) -> Settings:
+    return load(context(**changed))
+
+
+def synthesised(folder: Path, **changed: Any) -> System:
+    from stacks.disaster_recovery import synthesise
+
+    synthesise(settings(**changed), app.ROOT, context(**changed), folder)
+    parent = json.loads((folder / f"citizens-dr-{SUFFIX}.template.json").read_text())
+    templates = {"parent": parent}
+    for name in NESTED:
+        (path,) = folder.glob(f"citizensdr{SUFFIX}{name}*.nested.template.json")
+        templates[name] = json.loads(path.read_text())
+    return System(folder, templates)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for field in Settings.model_fields:
+            patch.delenv(field.upper(), raising=False)
+        patch.delenv("ENV_SUFFIX", raising=False)
+        app.use_node_of_this_environment()
+        yield
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory, _own_environment: None) -> System:
+    return synthesised(tmp_path_factory.mktemp("system"))
+
+
+@pytest.fixture(scope="session")
+def protected(tmp_path_factory: pytest.TempPathFactory, system: System) -> System:
+    return synthesised(
+        tmp_path_factory.mktemp("protected"),
+        protect=True,
+        alarmEmail="duty@agency.example",
+        secretKeyArn="arn:aws:kms:eu-central-2:111122223333:key/00000000-0000-0000-0000-000000000000",
+    )

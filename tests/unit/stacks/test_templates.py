@@ -1,0 +1,197 @@
+"""What holds for the templates as a whole."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stacks.permissions import REASONS_WITHOUT_RESOURCES, without_resources
+from tests.unit.stacks.conftest import NESTED, SUFFIX, Resource, System
+
+OUTPUTS = {
+    *("EnvironmentSuffix", "Region", "WriterUri", "ReaderUri", "Member1Endpoint", "Member2Endpoint"),
+    *("Member1Identifier", "Member2Identifier", "SecretArn", "SecretName", "FailoverStateMachineArn"),
+    *("AlertTopicArn", "FileSystemId", "AccessPointId", "RecoveryTableName", "VpcId", "DataKeyArn"),
+    *("BackupVaultName", "DashboardName", "RotationFunctionName", "WitnessAFunctionName", "WitnessCFunctionName"),
+    *("ArchiveFunctionName", "FailoverLogGroupName", "FlowLogGroupName", "Member1LogGroupName", "Member2LogGroupName"),
+}
+TAGS = {"Project", "Environment", "Owner", "DataClassification", "Compliance", "ManagedBy"}
+# These take no tags at all, or none in CloudFormation.
+WITHOUT_TAGS = {
+    *("AWS::ApplicationAutoScaling::ScalingPolicy", "AWS::Backup::BackupSelection", "AWS::CloudWatch::Dashboard"),
+    *("AWS::EC2::SecurityGroupEgress", "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SubnetRouteTableAssociation"),
+    *("AWS::EFS::MountTarget", "AWS::IAM::ManagedPolicy", "AWS::KMS::Alias", "AWS::Lambda::Permission"),
+    *("AWS::Lambda::EventInvokeConfig", "AWS::SNS::Subscription", "AWS::SNS::TopicPolicy", "AWS::SQS::QueuePolicy"),
+    *("AWS::Scheduler::Schedule", "AWS::SecretsManager::RotationSchedule"),
+    *("AWS::SecretsManager::SecretTargetAttachment",),
+}
+STATEFUL = {
+    *("AWS::RDS::DBInstance", "AWS::EFS::FileSystem", "AWS::DynamoDB::Table", "AWS::Backup::BackupVault"),
+    *("AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::SQS::Queue"),
+}
+NAMES = re.compile(
+    "(Function|Role|Table|Topic|Queue|Alarm|Dashboard|Group|LogGroup|Alias|DBInstanceIdentifier|DBSubnetGroup"
+    "|DBParameterGroup|BackupVault|BackupPlan|StateMachine|ManagedPolicy|Dashboard)Name$"
+)
+
+
+def tags_of(resource: Resource) -> set[str]:
+    properties = resource.properties
+    if resource.type == "AWS::Backup::BackupVault":
+        return set(properties["BackupVaultTags"])
+    if resource.type == "AWS::Backup::BackupPlan":
+        return set(properties["BackupPlanTags"])
+    tags: list[dict[str, str]] | dict[str, str] = next(
+        (properties[name] for name in ("FileSystemTags", "AccessPointTags", "Tags") if name in properties), []
+    )
+    return {tag["Key"] for tag in tags} if isinstance(tags, list) else set(tags)
+
+
+def test_the_parent_holds_seven_nested_stacks_and_nothing_else(system: System) -> None:
+    kinds = [each.type for each in system.of("AWS::CloudFormation::Stack", "parent")]
+    assert len(kinds) == len(NESTED) == len(system.templates["parent"]["Resources"])
+
+
+def test_the_parent_outputs_what_operators_and_tests_read(system: System) -> None:
+    outputs = system.templates["parent"]["Outputs"]
+    assert set(outputs) == OUTPUTS
+    assert outputs["EnvironmentSuffix"]["Value"] == SUFFIX
+    writer = json.dumps(outputs["WriterUri"]["Value"])
+    assert '"postgresql://"' in writer
+    assert ":5432/citizens?target_session_attrs=read-write&sslmode=verify-full" in writer
+    assert "@" not in writer
+    assert "target_session_attrs=prefer-standby" in json.dumps(outputs["ReaderUri"]["Value"])
+
+
+def test_everything_that_takes_tags_has_all_six(system: System) -> None:
+    lacking = {
+        f"{each.stack}/{each.logical_id} {each.type}": TAGS - tags_of(each)
+        for each in system.all
+        if each.type not in WITHOUT_TAGS and not tags_of(each) >= TAGS
+    }
+    assert lacking == {}
+
+
+def test_every_physical_name_carries_the_suffix(system: System) -> None:
+    names = [
+        (each.logical_id, name, value)
+        for each in system.all
+        for name, value in each.properties.items()
+        if (NAMES.search(name) or name in ("Name", "GroupName")) and isinstance(value, str)
+    ]
+    assert len(names) > 100
+    assert [entry for entry in names if not re.search(rf"[-/]{SUFFIX}(-schedule$|/|$)", entry[2])] == []
+
+
+def test_no_account_is_written_into_a_template(system: System) -> None:
+    for template in system.templates.values():
+        assert not re.search(r"\b\d{12}\b", json.dumps(template["Resources"]))
+
+
+def test_stateful_resources_go_with_the_stack_by_default(system: System) -> None:
+    policies = {each.logical_id: each.body.get("DeletionPolicy") for each in system.all if each.type in STATEFUL}
+    assert set(policies.values()) == {"Delete"}
+
+
+def test_protect_keeps_every_stateful_resource(protected: System) -> None:
+    for each in protected.all:
+        if each.type in STATEFUL:
+            wanted = "Snapshot" if each.type == "AWS::RDS::DBInstance" else "Retain"
+            assert each.body["DeletionPolicy"] == each.body["UpdateReplacePolicy"] == wanted
+    (table,) = protected.of("AWS::DynamoDB::Table")
+    assert table.properties["DeletionProtectionEnabled"] is True
+    (vault,) = protected.of("AWS::Backup::BackupVault")
+    assert vault.properties["LockConfiguration"] == {"MinRetentionDays": 35}
+    for member in protected.of("AWS::RDS::DBInstance"):
+        assert member.properties["DeletionProtection"] is True
+        assert member.properties["DeleteAutomatedBackups"] is False
+
+
+def test_protect_and_options_change_no_logical_id_of_a_stateful_resource(system: System, protected: System) -> None:
+    def ids(which: System) -> set[tuple[str, str]]:
+        return {(each.stack, each.logical_id) for each in which.all if each.type in STATEFUL}
+
+    assert ids(system) == ids(protected)
+
+
+def statements(resource: Resource) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = resource.properties["PolicyDocument"]["Statement"]
+    return found
+
+
+def test_no_role_has_an_inline_or_an_aws_managed_policy(system: System) -> None:
+    assert system.of("AWS::IAM::Policy") == []
+    for role in system.of("AWS::IAM::Role"):
+        assert "Policies" not in role.properties
+        assert "ManagedPolicyArns" not in role.properties
+
+
+def test_every_role_has_a_policy_of_its_own(system: System) -> None:
+    roles = {(each.stack, each.logical_id) for each in system.of("AWS::IAM::Role")}
+    served = [
+        (each.stack, each.properties["Roles"][0]["Ref"])
+        for each in system.of("AWS::IAM::ManagedPolicy")
+        if len(each.properties["Roles"]) == 1
+    ]
+    assert sorted(served) == sorted(roles)
+
+
+def test_no_permission_has_a_wildcard_action(system: System) -> None:
+    for each in system.all:
+        if each.type in ("AWS::IAM::ManagedPolicy", "AWS::KMS::Key", "AWS::EC2::VPCEndpoint"):
+            document = each.properties.get("PolicyDocument") or each.properties["KeyPolicy"]
+            for statement in document["Statement"]:
+                actions = statement["Action"]
+                assert "*" not in "".join([actions] if isinstance(actions, str) else actions), each.logical_id
+
+
+def test_a_wildcard_resource_is_only_where_the_reason_is_written(system: System) -> None:
+    for policy in system.of("AWS::IAM::ManagedPolicy"):
+        for statement in statements(policy):
+            if statement["Resource"] == "*":
+                actions = statement["Action"]
+                listed = [actions] if isinstance(actions, str) else actions
+                assert isinstance(listed, list)
+                assert set(listed) <= set(REASONS_WITHOUT_RESOURCES), policy.logical_id
+
+
+def test_a_wildcard_resource_without_a_reason_cannot_be_written() -> None:
+    with pytest.raises(KeyError, match="GetObject"):
+        without_resources(("s3:GetObject",))
+
+
+def test_every_reason_for_a_wildcard_resource_is_used(system: System) -> None:
+    used = json.dumps([statements(each) for each in system.of("AWS::IAM::ManagedPolicy")])
+    assert [action for action in REASONS_WITHOUT_RESOURCES if f'"{action}"' not in used] == []
+
+
+def test_every_log_group_has_a_key_a_retention_and_a_name(system: System) -> None:
+    groups = system.of("AWS::Logs::LogGroup")
+    assert len(groups) == 9 + 1 + 1 + 4
+    for group in groups:
+        assert group.properties["RetentionInDays"] == 365
+        assert "KmsKeyId" in group.properties
+        assert SUFFIX in group.properties["LogGroupName"]
+
+
+def test_the_settings_choose_zones_key_and_address(protected: System) -> None:
+    (subscription,) = protected.of("AWS::SNS::Subscription")
+    assert subscription.properties["Endpoint"] == "duty@agency.example"
+    policies = json.dumps([each.properties for each in protected.of("AWS::IAM::ManagedPolicy", "Failover")])
+    assert "arn:aws:kms:eu-central-2:111122223333:key/00000000-0000-0000-0000-000000000000" in policies
+    assert "secretsmanager.eu-central-2.amazonaws.com" in policies
+
+
+def test_cfn_lint_finds_nothing_in_any_template(system: System, protected: System) -> None:
+    templates = [str(path) for which in (system, protected) for path in which.folder.glob("*.template.json")]
+    assert len(templates) == 16
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("cfn-lint")), "-r", "eu-central-2", "--", *templates],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
