@@ -16,7 +16,7 @@ from deployment.problem import Problem
 
 DEFAULT_STATE = ROOT / ".local-cloud"
 MASTER_USER = "citizens_admin"
-AGENCY_SECRET = "citizens/{suffix}/database"
+AGENCY_SECRET = "citizens/{suffix}/database"  # noqa: S105  (a name)
 
 
 def up(state: Path, environment: Mapping[str, str]) -> None:

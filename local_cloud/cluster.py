@@ -239,6 +239,15 @@ class Cluster:
         )
         return bool(rows)
 
+    def timeline(self) -> int | None:
+        """The timeline a primary writes or a standby receives; None when it receives nothing."""
+        rows = self.query(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN (SELECT received_tli FROM pg_stat_wal_receiver)"
+            " ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END"
+        )
+        timeline = rows[0][0]
+        return timeline if isinstance(timeline, int) else None
+
     def keep_slot(self, name: str) -> None:
         """Make a physical replication slot, unless it is there."""
         self.execute(

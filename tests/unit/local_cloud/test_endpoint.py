@@ -3,6 +3,8 @@ import ssl
 import struct
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pg8000.dbapi
 import psycopg
@@ -14,16 +16,31 @@ from local_cloud.certificates import CertificateAuthority
 from local_cloud.endpoint import EndpointServer, Rules
 from local_cloud.fleet import Caller, Fault
 
-from .conftest import PASSWORD, Guard, Harness, eventually
+from .conftest import APPLICATION, PASSWORD, SWIFT, Guard, Harness, eventually
 
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
 GSSENC_REQUEST = struct.pack("!II", 8, 80877104)
 
 
+@pytest.fixture(scope="module")
+def endpoints(shared_harness: Harness) -> Iterator[Harness]:
+    yield shared_harness
+    shared_harness.clear()
+
+
 @pytest.fixture
-def database(harness: Harness) -> Harness:
-    harness.fleet.create(harness.spec("one"))
-    return harness
+def database(endpoints: Harness) -> Harness:
+    """An instance that works, whatever the test before has done to it."""
+    endpoints.guard.asked.clear()
+    endpoints.guard.everyone = APPLICATION
+    endpoints.fleet.delays = SWIFT
+    if "one" in endpoints.fleet.identifiers():
+        endpoints.fleet.set_fault("one", Fault())
+        endpoints.fleet.modify("one", security_groups=("sg-open",), parameters={})
+    else:
+        endpoints.fleet.create(endpoints.spec("one"))
+    endpoints.connect_when_possible("one").close()
+    return endpoints
 
 
 def address_of(harness: Harness, identifier: str = "one") -> tuple[str, int]:
@@ -224,7 +241,7 @@ def test_a_fault_strikes_the_side_it_is_meant_for(database: Harness) -> None:
 
 def test_an_endpoint_without_a_cluster_resets_and_a_deleted_one_refuses(database: Harness) -> None:
     address = address_of(database)
-    database.fleet.delays = database.fleet.delays.__class__(reboot_seconds=0.6)
+    database.fleet.delays = replace(SWIFT, reboot_seconds=0.6)
     database.fleet.kill("one")
     eventually(lambda: not database.fleet.describe("one").processes or is_refused_or_reset(database))
     database.connect_when_possible("one").close()

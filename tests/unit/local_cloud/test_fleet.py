@@ -375,7 +375,8 @@ def test_a_multi_az_replica_that_dies_is_replaced_by_its_copy_and_stays_a_replic
     harness.becomes("two", lambda view: len(view.processes) == 2)
 
 
-def test_a_replica_that_cannot_follow_is_rebuilt(harness: Harness) -> None:
+def test_a_replica_that_cannot_follow_is_rebuilt(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local_cloud.multi_az.FOLLOW_SECONDS", 1.0)
     harness.fleet.create(harness.spec("one", multi_az=True))
     replica = harness.fleet.create_replica(harness.spec("two"), "one")
     with harness.connect("one") as connection:

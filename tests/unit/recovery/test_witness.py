@@ -400,10 +400,11 @@ def test_a_run_ends_when_its_successor_has_taken_over(stage: Stage) -> None:
 
     def sleep(seconds: float) -> None:
         clock.sleep(seconds)
-        if next(rounds) == 5:
-            observation.put(stage.table, theirs)
+        # Only after this run's own observation is written, or that may come last and hide the successor's.
         if mine._publishing is not None:
             mine._publishing.result(5)
+        if next(rounds) == 5:
+            observation.put(stage.table, theirs)
 
     mine._sleep = sleep
     result = mine.watch(lambda: 60.0)
