@@ -54,6 +54,9 @@ def deploy(command: Command) -> None:
     started = time.monotonic()
     flat = cdk.deploy()
     outputs.write(flat, command.suffix)
+    if command.is_local:
+        print("The local cloud accepts these properties without honouring them:")
+        print(*(f"  {feature}" for feature in local.not_honoured(environment)), sep="\n")
     print(
         f"Deployed {command.suffix} in {time.monotonic() - started:.1f} s; outputs in "
         f"{outputs.FLAT_OUTPUTS.relative_to(Path.cwd())}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -84,6 +85,11 @@ class Cdk:
     def destroy(self) -> None:
         """Destroy the stack of this suffix; a stack that does not exist is destroyed already."""
         self._cli(["destroy", stack_name(self.suffix), "--app", str(self.assembly), "--force"], "destroy")
+
+    def discard(self) -> None:
+        """Remove the assembly of a suffix that will not be deployed again."""
+        shutil.rmtree(self.assembly, ignore_errors=True)
+        self.raw_outputs.unlink(missing_ok=True)
 
     def template_sha256(self) -> str:
         """SHA-256 over the parent and every nested template of the assembly, by file name."""

@@ -7,6 +7,7 @@ import secrets
 import string
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -60,6 +61,13 @@ def play_agency(environment: Mapping[str, str], suffix: str) -> None:
         return
 
 
+def not_honoured(environment: Mapping[str, str]) -> list[str]:
+    """One line for each property of a deployed template that the local cloud accepts without honouring it."""
+    with urllib.request.urlopen(f"{environment['LOCAL_CLOUD_URL']}/status", timeout=30) as answer:  # noqa: S310
+        features = json.load(answer)["unsupported"]
+    return sorted({f"{each['type']} {each['property']}: {each['reason']}" for each in features})
+
+
 def _local_cloud(arguments: list[str], environment: Mapping[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "local_cloud", *arguments],
@@ -69,6 +77,8 @@ def _local_cloud(arguments: list[str], environment: Mapping[str, str]) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        # Out of the terminal's reach: Ctrl-C is for the caller, who then stops the local cloud in good order.
+        start_new_session=True,
     )
     if done.returncode != 0:
         raise Problem(f"The local cloud failed:\n{done.stdout.strip()}")

@@ -21,6 +21,8 @@ from drills.scenarios import SCENARIOS
 from drills.timeline import Entry, Timeline
 from stacks.settings import SettingsError
 
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     """Run one drill. Exit codes: 0 objectives met and nothing left behind, 1 missed or could not run, 2 not measured,
@@ -42,8 +44,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         console.print(f"[dim]{entry.at - started:7.1f} s[/]  [cyan]{entry.source:14}[/] {entry.event}", markup=True)
 
     # A terminal that closes or a job that is cancelled must clean up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for each in ENDING_SIGNALS:
+        signal.signal(each, _interrupt)
     try:
         settings = configured({"environmentSuffix": "drill"})
         objectives = Objectives(settings.rto_seconds, settings.rpo_seconds)
@@ -62,6 +64,10 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
+    # Once is enough: an impatient second Ctrl-C must not stop the clean-up half way.
+    for each in ENDING_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    print("Interrupted: stopping the local cloud ...", file=sys.stderr)
     raise KeyboardInterrupt
 
 

@@ -60,14 +60,19 @@ class Drill:
         """Run the drill; the local cloud is down when this returns or raises."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         log = REPORTS / "logs" / f"{self.suffix}.log"
-        cdk: Cdk | None = None
         try:
             cdk = self._prepare(log)
+            template_sha256 = cdk.template_sha256()
             account = Account(cdk.environment)
             with self._phase("deploy"):
                 flat = cdk.deploy()
                 outputs.write(flat, self.suffix)
-            self.timeline.add("drill", f"deployed {self.suffix} in {self.phases['deploy']:.1f} s")
+            unlike = len(local.not_honoured(cdk.environment))
+            self.timeline.add(
+                "drill",
+                f"deployed {self.suffix} in {self.phases['deploy']:.1f} s; {unlike} template properties have no effect "
+                "in the local cloud (make local-deploy lists them)",
+            )
             measurement = self._rehearse(account, flat)
             delays = self._control(cdk.environment, "delays")
             with self._phase("destroy"):
@@ -79,6 +84,7 @@ class Drill:
             with self._phase("stop"):
                 local.down(self.state, self.environment)
                 outputs.forget(self.suffix)
+                Cdk(self.suffix, self.environment).discard()
         log.unlink(missing_ok=True)
         return Report(
             suffix=self.suffix,
@@ -91,7 +97,7 @@ class Drill:
             delays=delays,
             left_behind=left,
             commit=commit_of(ROOT),
-            template_sha256=cdk.template_sha256(),
+            template_sha256=template_sha256,
         )
 
     def _prepare(self, log: Path) -> Cdk:

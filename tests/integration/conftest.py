@@ -73,6 +73,7 @@ def deployed(request: pytest.FixtureRequest) -> Iterator[Deployed]:
         yield Deployed(Account(cloud.environment), outputs.read(), cdk)
     finally:
         outputs.forget(suffix)
+        cdk.discard()
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ import pytest
 
 from deployment import outputs
 from deployment.account import Account
-from deployment.cdk import ROOT
+from deployment.cdk import ROOT, Cdk
 from drills.client import Application
 from tests.integration.conftest import Cloud, eventually
 
@@ -179,3 +179,4 @@ def test_every_postgresql_process_may_be_killed_and_service_comes_back(cloud: Cl
     assert present == set(range(len(postmasters)))
     done = run("deployment", "destroy", "--local", "--suffix", suffix, "--state", str(cloud.state))
     assert done.returncode == 0, done.stderr
+    Cdk(suffix, cloud.environment).discard()

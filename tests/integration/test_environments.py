@@ -80,3 +80,5 @@ def test_destroying_one_suffix_leaves_the_other_alone(
         assert connection.execute("SELECT number FROM whose").fetchall() == [(1,)]
     pair[1].destroy()
     assert remains.of(account, pair[1].suffix) == []
+    for cdk in pair:
+        cdk.discard()
