@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ministack.core import lambda_runtime
 
 from local_cloud import file_systems
@@ -92,6 +93,14 @@ class Registry:
 
 
 registry = Registry()
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process has ended. `Popen.poll` says no while another thread is about to collect it."""
+    try:
+        return bool(psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _code_folder(home: Home, code: bytes) -> Path:
@@ -185,7 +194,7 @@ class FunctionWorker:
             timeout = float(self.config.get("Timeout", 3))
             initialisation: float | None = None
             fault: dict[str, Any] | None = None
-            if self._proc is None or self._proc.poll() is not None:
+            if self._proc is None or _has_ended(self._proc):
                 self.kill()
                 began = time.monotonic()
                 fault = self._start()
