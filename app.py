@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    """Synthesise into the CLI's output folder. Returns the exit code: 1 when a setting is wrong."""
+    """Synthesise into the CLI's output folder. Returns the exit code: 1 when a setting or the template is."""
     context = _context()
     try:
         settings = load(context)
@@ -26,7 +26,18 @@ def main() -> int:
     # Imported late: importing the CDK starts Node.js, and a wrong setting should not wait for it.
     from stacks.disaster_recovery import synthesise
 
-    synthesise(settings, ROOT, context)
+    try:
+        synthesise(settings, ROOT, context)
+    except RuntimeError as error:
+        if not str(error).startswith("ValidationFailed"):
+            raise
+        # jsii prints the findings itself or hands them over in the error, whichever comes first.
+        print(
+            f"{error}\nThe policy packs refuse the templates: correct each finding printed here, or acknowledge it "
+            "beside its construct with the reason why it is right there (stacks/policy_packs.py).",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ministack.core.responses import get_account_id, get_region, request_scope
-from ministack.services import cloudwatch, eventbridge, lambda_svc, scheduler, sns, sqs
+from ministack.services import cloudwatch, eventbridge, lambda_svc, scheduler, sns, sqs, stepfunctions
 
-from local_cloud import functions_runtime, permissions
+from local_cloud import functions_runtime, permissions, state_machines
 from local_cloud.permissions import RoleSession
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ _ACTIONS = {
     "sqs": "sqs:SendMessage",
     "events": "events:PutEvents",
 }
+# A universal target, `arn:aws:scheduler:::aws-sdk:<service>:<action>`: any call of the SDK with the schedule's input.
+_UNIVERSAL = "arn:aws:scheduler:::aws-sdk:"
 
 _logger = logging.getLogger(__name__)
 _invoke_rule_target = eventbridge._invoke_target
@@ -194,20 +196,44 @@ def _fire_schedule(key: _Key, record: Mapping[str, Any]) -> None:
                 "AWS/Scheduler", "TargetErrorCount", 1, "Count", {"ScheduleGroup": record["GroupName"]}
             )
             return
+        if str(target["Arn"]).startswith(_UNIVERSAL):
+            _apart(_call_sdk, record, target)
+            return
         arguments = (target, _event("scheduler", str(record["Arn"])), dict(record))
         _apart(_invoke_rule_target, *arguments)
+
+
+def _call_sdk(record: Mapping[str, Any], target: Mapping[str, Any]) -> None:
+    service, action = str(target["Arn"]).removeprefix(_UNIVERSAL).split(":")
+    try:
+        state_machines.call_sdk(_session(record, target), service, action, json.loads(target.get("Input") or "{}"))
+    except stepfunctions._ExecutionError as error:
+        _logger.warning("The schedule %s was not delivered: %s", record["Name"], error.cause)
+        cloudwatch.record_metric(
+            "AWS/Scheduler", "TargetErrorCount", 1, "Count", {"ScheduleGroup": record["GroupName"]}
+        )
+
+
+def _session(record: Mapping[str, Any], target: Mapping[str, Any]) -> RoleSession:
+    return RoleSession(str(target.get("RoleArn", "")), str(record["Name"])[:64])
 
 
 def _schedule_denial(record: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
     arn, role = str(target.get("Arn", "")), str(target.get("RoleArn", ""))
     service = arn.split(":")[2] if arn.count(":") >= 5 else ""
-    if service not in _ACTIONS:
+    universal = arn.startswith(_UNIVERSAL)
+    if service not in _ACTIONS and not universal:
         return f"{arn} is not a target that the local cloud supports."
     group = str(record["Arn"]).replace(":schedule/", ":schedule-group/").rpartition("/")[0]
     # Confused-deputy conditions name the schedule's group or the schedule.
     if not any(permissions.role_trusts(role, SCHEDULER, source) for source in (group, str(record["Arn"]))):
         return f"{SCHEDULER} is not authorized to assume {role}."
-    return permissions.role_denial(RoleSession(role, str(record["Name"])[:64]), _ACTIONS[service], arn, service=service)
+    # A universal target's call is authorised as the request that it becomes.
+    return (
+        None
+        if universal
+        else permissions.role_denial(_session(record, target), _ACTIONS[service], arn, service=service)
+    )
 
 
 def _fire_rule(key: _Key, record: Mapping[str, Any]) -> None:

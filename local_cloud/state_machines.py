@@ -252,6 +252,16 @@ def _call_service_as_role(
     return _call_service(handler, method, path, headers, body, query_params, timeout)
 
 
+def call_sdk(session: RoleSession, service: str, action: str, arguments: Mapping[str, Any]) -> Any:
+    """Call `action` of `service` by its SDK name (`ec2`, `revokeSecurityGroupIngress`) with what the role may.
+
+    Raises the emulator's execution error, as an SDK integration of a machine does.
+    """
+    _running.set(_Machine(session, ""))
+    _calling.set(service)
+    return stepfunctions._invoke_aws_sdk_integration(f"arn:aws:states:::aws-sdk:{service}:{action}", dict(arguments))
+
+
 def _bytes(body: Any) -> bytes:
     return body if isinstance(body, bytes) else str(body or "").encode()
 

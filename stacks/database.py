@@ -18,6 +18,7 @@ from stacks.names import DATABASE, DATABASE_PORT
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
 from stacks.permissions import Identity, allow, confined_service, identity, without_resources
+from stacks.policy_packs import NIST, acknowledge
 from stacks.security import SecurityProps
 from stacks.settings import Settings
 
@@ -30,6 +31,8 @@ CERTIFICATE_AUTHORITY = "rds-ca-rsa2048-g1"
 STORAGE_GROWTH = 5
 # A slot that nobody reads keeps WAL until the disk is full. Beyond this share of the disk the slot is given up instead.
 SLOT_SHARE_OF_STORAGE = 0.25
+# The findings that the setting `protect` decides.
+DELETION_PROTECTION = ("AwsSolutions-RDS10", f"{NIST}-RDSInstanceDeletionProtectionEnabled")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Database(CitizensStack):
     def _monitoring(self) -> Identity:
         # Enhanced monitoring writes to one log group that the whole account shares; it is never ours to delete.
         group = self.arn("logs", "log-group:RDSOSMetrics")
+        streams = f"{group}:log-stream:*"
         return identity(
             self,
             "Monitoring",
@@ -120,9 +124,10 @@ class Database(CitizensStack):
                         "logs:GetLogEvents",
                         "logs:PutLogEvents",
                     ),
-                    [f"{group}:log-stream:*"],
+                    [streams],
                 ),
             ],
+            patterns={streams: "RDS names a stream after the member's resource id, unknown until the member exists"},
         )
 
     def _logs(self, member: str, key_arn: str) -> list[CfnResource]:
@@ -178,7 +183,7 @@ class Database(CitizensStack):
             master_user_password=self._of_secret("password"),
             **self._common(group_id, monitoring_role_arn, "01:00-01:30", "sun:04:00-sun:04:30"),
         )
-        instance.apply_removal_policy(self._removal_of_member)
+        self._deploy_member(instance)
         return instance
 
     def _standby(self, source: rds.CfnDBInstance, group_id: str, monitoring_role_arn: str) -> rds.CfnDBInstance:
@@ -191,12 +196,35 @@ class Database(CitizensStack):
             port=str(DATABASE_PORT),
             **self._common(group_id, monitoring_role_arn, "01:45-02:15", "sun:05:00-sun:05:30"),
         )
-        instance.apply_removal_policy(self._removal_of_member)
+        self._deploy_member(instance)
+        acknowledge(
+            instance,
+            ("AwsSolutions-RDS2", f"{NIST}-RDSStorageEncrypted"),
+            "A replica in the same region has the storage encryption and the key of its source, Member1; RDS refuses "
+            "both properties here",
+        )
         return instance
 
-    @property
-    def _removal_of_member(self) -> RemovalPolicy:
-        return RemovalPolicy.SNAPSHOT if self.settings.protect else RemovalPolicy.DESTROY
+    def _deploy_member(self, instance: rds.CfnDBInstance) -> None:
+        protect = self.settings.protect
+        instance.apply_removal_policy(RemovalPolicy.SNAPSHOT if protect else RemovalPolicy.DESTROY)
+        acknowledge(
+            instance,
+            "AwsSolutions-RDS11",
+            "Another port would hide nothing: clients get it in the outputs. Only the application ranges and the "
+            "functions are let in, over verified TLS",
+        )
+        acknowledge(
+            instance,
+            f"{NIST}-RDSInBackupPlan",
+            "The selection in Storage names this member by its ARN, daily for 35 days; the rule sees this stack alone",
+        )
+        if not protect:
+            acknowledge(
+                instance,
+                DELETION_PROTECTION,
+                f"protect is off: the environment {self.settings.environment_suffix} is made to be destroyed",
+            )
 
     def _of_secret(self, field: str) -> str:
         return SecretValue.secrets_manager(self.settings.secret_name, json_field=field).unsafe_unwrap()

@@ -8,7 +8,7 @@ from aws_cdk import App, CfnOutput, Environment, Stack, Tags
 from aws_cdk import aws_s3_assets as assets
 from constructs import Construct
 
-from stacks import function_package
+from stacks import function_package, policy_packs
 from stacks.database import Database
 from stacks.failover import Failover
 from stacks.names import DATABASE, DATABASE_PORT, Names
@@ -107,12 +107,14 @@ class DisasterRecovery(Stack):
 def synthesise(settings: Settings, root: Path, context: Mapping[str, Any], output: Path | None = None) -> Path:
     """Write the cloud assembly to `output` (the CLI's folder when none is given). Returns where it is.
 
-    `context` holds the CDK's feature flags, which the CLI hands over and a run by hand reads from cdk.json.
+    `context` holds the CDK's feature flags, which the CLI hands over and a run by hand reads from cdk.json. Raises
+    RuntimeError when a policy pack has a finding that is not acknowledged; the findings are printed.
     """
     app = App(context=context, outdir=None if output is None else str(output))
     DisasterRecovery(app, settings=settings, root=root)
     for name, value in settings.tags.items():
         Tags.of(app).add(name, value)
+    policy_packs.judge(app)
     return Path(app.synth().directory)
 
 

@@ -117,6 +117,7 @@ class Failover(CitizensStack):
     def _witness(self, name: str, subnet_id: str) -> DeployedFunction:
         settings = self.settings
         letter = name[-1]
+        executions = self.arn("states", f"execution:{self.names.state_machine}:*")
         spec = FunctionSpec(
             name=name,
             module="witness",
@@ -139,9 +140,10 @@ class Failover(CitizensStack):
                 *read_secret(self, self._members.secret_arn),
                 *use_table(self, self._platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
                 allow(("states:StartExecution",), [self._machine_arn]),
-                allow(("states:DescribeExecution",), [self.arn("states", f"execution:{self.names.state_machine}:*")]),
+                allow(("states:DescribeExecution",), [executions]),
                 put_metrics(),
             ],
+            patterns={executions: "An execution is named after the epoch and incident that it is started for"},
         )
         return function(self, spec, self._platform)
 

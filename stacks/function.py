@@ -55,13 +55,17 @@ class Members:
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """One function. `timeout` in seconds, `memory` in MiB, `concurrency` reserved executions."""
+    """One function. `timeout` in seconds, `memory` in MiB, `concurrency` reserved executions.
+
+    `patterns` tells why an ARN of the statements has a wildcard.
+    """
 
     name: str
     module: str
     purpose: str
     timeout: int
     statements: Sequence[iam.PolicyStatement]
+    patterns: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     memory: int = 256
     concurrency: int = 1
@@ -97,6 +101,7 @@ def function(stack: CitizensStack, spec: FunctionSpec, platform: Platform) -> De
             use_key(platform.data_key_arn, "sqs", stack.region),
             *spec.statements,
         ],
+        patterns=spec.patterns,
     )
     properties: dict[str, Any] = {}
     if spec.access_point_arn is not None:

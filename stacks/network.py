@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aws_cdk import CfnTag
+from aws_cdk import CfnTag, Stack
 from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_scheduler as scheduler
 from constructs import Construct
 
 from stacks.names import DATABASE_PORT
 from stacks.nested import CitizensStack
+from stacks.permissions import allow, confined_service, identity
+from stacks.policy_packs import NIST, acknowledge
 from stacks.settings import Settings
 
 HTTPS = 443
@@ -60,6 +63,12 @@ class Network(CitizensStack):
             enable_dns_support=True,
             tags=[CfnTag(key="Name", value=self.names.plain)],
         )
+        acknowledge(
+            self._vpc,
+            ("AwsSolutions-VPC7", f"{NIST}-VPCFlowLogsEnabled"),
+            "All of this VPC's traffic is logged by the flow log in Observability, which needs the key that Security "
+            "makes after this stack; the rule sees this stack alone",
+        )
         subnets, tables = self._subnets()
         members = (
             self._group("Member1Group", "member-1", "First member of the database"),
@@ -70,6 +79,7 @@ class Network(CitizensStack):
         mounts = self._group("MountGroup", "mounts", "Mount targets of the transaction log")
         self._rules(members, functions, endpoints, mounts)
         self._endpoints(subnets, tables, endpoints)
+        self._close_default_group()
 
         self.props = NetworkProps(
             vpc_id=self._vpc.ref,
@@ -77,6 +87,58 @@ class Network(CitizensStack):
             member_group_ids=(members[0].attr_group_id, members[1].attr_group_id),
             function_group_id=functions.attr_group_id,
             mount_group_id=mounts.attr_group_id,
+        )
+
+    def _close_default_group(self) -> None:
+        """Take away, at once and every day, the rules that EC2 gives a VPC's default group: no template can.
+
+        A rule that is gone already makes EC2 refuse the call, which harms nothing: there is nothing left to do.
+        """
+        group_id = self._vpc.attr_default_security_group
+        schedules = scheduler.CfnScheduleGroup(self, "Schedules", name=self.names.of("network"))
+        who = identity(
+            self,
+            "CloseDefaultGroup",
+            name=self.names.of("close-default-group"),
+            description="Scheduler: close the VPC's default security group",
+            principal=confined_service("scheduler.amazonaws.com", self.account, schedules.attr_arn),
+            statements=[
+                allow(
+                    ("ec2:RevokeSecurityGroupEgress", "ec2:RevokeSecurityGroupIngress"),
+                    [self.arn("ec2", f"security-group/{group_id}")],
+                )
+            ],
+        )
+        rules: Mapping[str, Any] = {
+            "Ingress": {"UserIdGroupPairs": [{"GroupId": group_id}]},
+            "Egress": {"IpRanges": [{"CidrIp": "0.0.0.0/0"}]},
+        }
+        for direction, rule in rules.items():
+            schedule = scheduler.CfnSchedule(
+                self,
+                f"CloseDefaultGroup{direction}",
+                name=self.names.of(f"close-default-group-{direction.lower()}"),
+                group_name=schedules.ref,
+                description=f"Closes the {direction.lower()} of the default security group",
+                schedule_expression="rate(1 day)",
+                flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
+                target=scheduler.CfnSchedule.TargetProperty(
+                    arn=f"arn:{self.partition}:scheduler:::aws-sdk:ec2:revokeSecurityGroup{direction}",
+                    role_arn=who.arn,
+                    input=Stack.of(self).to_json_string(
+                        {"GroupId": group_id, "IpPermissions": [{"IpProtocol": "-1", **rule}]}
+                    ),
+                    retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
+                        maximum_retry_attempts=3, maximum_event_age_in_seconds=900
+                    ),
+                ),
+            )
+            who.before(schedule)
+        acknowledge(
+            self._vpc,
+            f"{NIST}-VPCDefaultSecurityGroupClosed",
+            "Closed by the two schedules of this stack; the rule knows CDK's own custom resource only, whose function "
+            "would be outside the VPC, unencrypted in its logs and without dead letters",
         )
 
     def _subnets(self) -> tuple[list[ec2.CfnSubnet], list[ec2.CfnRouteTable]]:

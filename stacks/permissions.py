@@ -12,6 +12,8 @@ from aws_cdk import CfnResource
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
+from stacks.policy_packs import acknowledge, wildcard
+
 READ_ITEMS = ("dynamodb:GetItem",)
 ENCRYPT_AND_DECRYPT = ("kms:Decrypt", "kms:GenerateDataKey")
 
@@ -101,8 +103,12 @@ def identity(
     description: str,
     principal: iam.IPrincipal,
     statements: Sequence[iam.PolicyStatement],
+    patterns: Mapping[str, str] | None = None,
 ) -> Identity:
-    """A role `name` that `principal` may assume, with one customer-managed policy of the same name."""
+    """A role `name` that `principal` may assume, with one customer-managed policy of the same name.
+
+    `patterns` tells, for each ARN with a wildcard in the statements, why it cannot be narrower.
+    """
     role = iam.Role(scope, f"{construct_id}Role", role_name=name, description=description, assumed_by=principal)
     policy = iam.CfnManagedPolicy(
         scope,
@@ -112,6 +118,12 @@ def identity(
         policy_document=iam.PolicyDocument(statements=list(statements)),
         roles=[role.role_name],
     )
+    unrestricted = sorted({action for each in statements if "*" in each.resources for action in each.actions})
+    if unrestricted:
+        reasons = "; ".join(f"{action}: {REASONS_WITHOUT_RESOURCES[action]}" for action in unrestricted)
+        acknowledge(policy, wildcard(policy), reasons)
+    for arn, reason in (patterns or {}).items():
+        acknowledge(policy, wildcard(policy, arn), reason)
     return Identity(role, policy)
 
 

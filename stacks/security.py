@@ -18,6 +18,7 @@ from constructs import Construct
 from stacks.function import Platform
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
+from stacks.policy_packs import acknowledge
 from stacks.settings import Settings
 
 ADMINISTRATION = (
@@ -264,6 +265,12 @@ class Security(CitizensStack):
             message_retention_period=int(Duration.days(14).to_seconds()),
         )
         self.keep_or_destroy(queue)
+        acknowledge(
+            queue,
+            "AwsSolutions-SQS3",
+            "This is the dead-letter queue itself, of the functions and schedules; nothing consumes it but people, and "
+            "an alarm tells them. The rule knows dead-letter queues of queues only",
+        )
         sqs.CfnQueuePolicy(
             self,
             "DeadLettersPolicy",

@@ -211,6 +211,7 @@ class Storage(CitizensStack):
                 allow(("kms:DescribeKey", "kms:Decrypt", "kms:GenerateDataKey"), [key_arn]),
                 allow(("kms:CreateGrant",), [key_arn], {"Bool": {"kms:GrantIsForAWSResource": "true"}}),
             ],
+            patterns={snapshots: "AWS Backup makes up the names of its snapshots; only they begin with awsbackup:"},
         )
         selection = backup.CfnBackupSelection(
             self,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ministack.services import eventbridge, lambda_svc, scheduler, sns, sqs
+from ministack.services import ec2, eventbridge, lambda_svc, scheduler, sns, sqs
 
 from local_cloud import schedules
 from tests.unit.local_cloud.emulated_account import ACCOUNT, REGION, Account, emulated_account, eventually
@@ -233,3 +233,43 @@ def test_the_emulators_loops_tick_by_the_names_that_are_replaced(account: Accoun
     ):
         assert {tick, pause} <= set(getattr(module, loop).__code__.co_names)
         assert getattr(module, pause) == schedules.TICK_SECONDS
+
+
+def closing(account: Account, group_id: str, role: str) -> None:
+    rule = {"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    target = {
+        "Arn": "arn:aws:scheduler:::aws-sdk:ec2:revokeSecurityGroupEgress",
+        "RoleArn": role,
+        "Input": json.dumps({"GroupId": group_id, "IpPermissions": [rule]}),
+    }
+    request = {"ScheduleExpression": "rate(1 day)", "FlexibleTimeWindow": {"Mode": "OFF"}, "Target": target}
+    assert scheduler._create_schedule("close", request)[0] == 200
+
+
+def default_group() -> dict[str, Any]:
+    before = set(ec2._security_groups)
+    assert ec2._create_vpc({"CidrBlock": ["10.9.0.0/16"]})[0] == 200
+    (created,) = set(ec2._security_groups) - before
+    group: dict[str, Any] = ec2._security_groups[created]
+    assert group["IpPermissionsEgress"]
+    return group
+
+
+def test_a_schedule_may_call_any_service_as_its_role_may(account: Account) -> None:
+    group = default_group()
+    closing(
+        account,
+        group["GroupId"],
+        account.role("closer", "ec2:RevokeSecurityGroupEgress", service=schedules.SCHEDULER),
+    )
+    schedules.tick_schedules()
+    eventually(lambda: not group["IpPermissionsEgress"])
+
+
+def test_a_schedule_whose_role_may_not_make_the_call_changes_nothing(account: Account) -> None:
+    group = default_group()
+    closing(account, group["GroupId"], account.role("other", "ec2:DescribeVpcs", service=schedules.SCHEDULER))
+    errors = account.metric("AWS/Scheduler", "TargetErrorCount", ScheduleGroup="default")
+    schedules.tick_schedules()
+    eventually(lambda: account.metric("AWS/Scheduler", "TargetErrorCount", ScheduleGroup="default") == errors + 1)
+    assert group["IpPermissionsEgress"]
