@@ -15,6 +15,7 @@ from deployment import local, outputs
 from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.configuration import configured
+from deployment.lint import check_templates
 from deployment.precondition import check_secret
 from deployment.problem import Problem
 from stacks.settings import Settings, SettingsError
@@ -35,10 +36,11 @@ class Command:
 
 
 def synth(command: Command) -> None:
-    """Synthesise the templates of a suffix."""
-    settings(command)
+    """Synthesise the templates of a suffix, judged by the policy packs and by cfn-lint."""
+    chosen = settings(command)
     cdk = Cdk(command.suffix, command.environment)
     cdk.synth()
+    check_templates(cdk.assembly, chosen.region)
     print(f"Synthesised into {cdk.assembly.relative_to(Path.cwd())}")
 
 
@@ -51,6 +53,9 @@ def deploy(command: Command) -> None:
     check_secret(Account(environment), chosen.secret_name, command.suffix)
     cdk = Cdk(command.suffix, environment)
     cdk.synth()
+    if not command.is_local:
+        # Seconds that a rehearsal need not spend: the same templates pass in the tests
+        check_templates(cdk.assembly, chosen.region)
     started = time.monotonic()
     flat = cdk.deploy()
     outputs.write(flat, command.suffix)

@@ -2,12 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from deployment.lint import check_templates
+from deployment.problem import Problem
 from stacks.permissions import REASONS_WITHOUT_RESOURCES, without_resources
 from tests.unit.stacks.conftest import NESTED, SUFFIX, Resource, System
 
@@ -186,12 +186,18 @@ def test_the_settings_choose_zones_key_and_address(protected: System) -> None:
 
 
 def test_cfn_lint_finds_nothing_in_any_template(system: System, protected: System) -> None:
-    templates = [str(path) for which in (system, protected) for path in which.folder.glob("*.template.json")]
-    assert len(templates) == 16
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("cfn-lint")), "-r", "eu-central-2", "--", *templates],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "")
+    for which in (system, protected):
+        assert len(list(which.folder.glob("*.template.json"))) == 8
+        check_templates(which.folder, "eu-central-2")
+
+
+def test_cfn_lint_names_what_the_region_does_not_have(tmp_path: Path) -> None:
+    template = {"Resources": {"Macie": {"Type": "AWS::Macie::Session"}}}
+    (tmp_path / "nested.template.json").write_text(json.dumps(template))
+    with pytest.raises(Problem, match=r"(?s)cannot be deployed to eu-central-2.*AWS::Macie::Session"):
+        check_templates(tmp_path, "eu-central-2")
+
+
+def test_a_folder_without_templates_is_not_taken_for_one_without_findings(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="holds no template"):
+        check_templates(tmp_path, "eu-central-2")
