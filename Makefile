@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth deploy destroy \
-        local-up local-down local-deploy local-destroy bench clean
+        local-up local-down local-deploy local-destroy bench snapshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,6 +52,9 @@ integration: $(READY) ## integration tests against a local cloud of their own
 
 integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
 	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json
+
+snapshots: $(READY) ## write the templates' snapshots again (STATEFUL=yes: also the list of what replaces data)
+	@$(BIN)/python -m tests.unit.stacks.snapshot $(if $(filter yes,$(STATEFUL)),--stateful)
 
 bench: $(READY) ## benchmarks: a table and reports/bench.json
 	@$(BIN)/python -m benchmarks

@@ -13,6 +13,11 @@ from stacks.settings import Settings, load
 
 SUFFIX = "unit"
 NESTED = ("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Observability")
+# What holds data.
+STATEFUL = {
+    *("AWS::RDS::DBInstance", "AWS::EFS::FileSystem", "AWS::DynamoDB::Table", "AWS::Backup::BackupVault"),
+    *("AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::SQS::Queue"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,18 @@ def synthesised(folder: Path, **changed: Any) -> System:
     return System(folder, templates)
 
 
+def settle_environment(patch: pytest.MonkeyPatch) -> None:
+    """Settings come from cdk.json alone, whatever the shell has set."""
+    for field in Settings.model_fields:
+        patch.delenv(field.upper(), raising=False)
+    patch.delenv("ENV_SUFFIX", raising=False)
+    app.use_node_of_this_environment()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for field in Settings.model_fields:
-            patch.delenv(field.upper(), raising=False)
-        patch.delenv("ENV_SUFFIX", raising=False)
-        app.use_node_of_this_environment()
+        settle_environment(patch)
         yield
 
 

@@ -9,7 +9,7 @@ import pytest
 from deployment.lint import check_templates
 from deployment.problem import Problem
 from stacks.permissions import REASONS_WITHOUT_RESOURCES, without_resources
-from tests.unit.stacks.conftest import NESTED, SUFFIX, Resource, System
+from tests.unit.stacks.conftest import NESTED, STATEFUL, SUFFIX, Resource, System
 
 OUTPUTS = {
     *("EnvironmentSuffix", "Region", "WriterUri", "ReaderUri", "Member1Endpoint", "Member2Endpoint"),
@@ -27,10 +27,6 @@ WITHOUT_TAGS = {
     *("AWS::Lambda::EventInvokeConfig", "AWS::SNS::Subscription", "AWS::SNS::TopicPolicy", "AWS::SQS::QueuePolicy"),
     *("AWS::Scheduler::Schedule", "AWS::SecretsManager::RotationSchedule"),
     *("AWS::SecretsManager::SecretTargetAttachment",),
-}
-STATEFUL = {
-    *("AWS::RDS::DBInstance", "AWS::EFS::FileSystem", "AWS::DynamoDB::Table", "AWS::Backup::BackupVault"),
-    *("AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::SQS::Queue"),
 }
 NAMES = re.compile(
     "(Function|Role|Table|Topic|Queue|Alarm|Dashboard|Group|LogGroup|Alias|DBInstanceIdentifier|DBSubnetGroup"
