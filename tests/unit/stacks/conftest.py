@@ -106,6 +106,7 @@ def protected(tmp_path_factory: pytest.TempPathFactory, system: System) -> Syste
     return synthesised(
         tmp_path_factory.mktemp("protected"),
         protect=True,
+        logRetentionDays=731,
         alarmEmail="duty@agency.example",
         secretKeyArn="arn:aws:kms:eu-central-2:111122223333:key/00000000-0000-0000-0000-000000000000",
     )
