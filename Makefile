@@ -10,7 +10,6 @@ READY := $(VENV)/.ready
 SCENARIO ?= primary-lost
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export PYTHONDONTWRITEBYTECODE := 1
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth deploy destroy \
