@@ -84,6 +84,16 @@ def test_the_certificate_of_one_member_does_not_pass_for_the_other(deployed: Dep
         )
 
 
+def test_the_default_group_of_the_vpc_lets_nothing_in_or_out(deployed: Deployed) -> None:
+    filters = [{"Name": "vpc-id", "Values": [deployed.outputs["VpcId"]]}, {"Name": "group-name", "Values": ["default"]}]
+
+    def closed() -> bool:
+        (group,) = deployed.account.client("ec2").describe_security_groups(Filters=filters)["SecurityGroups"]
+        return not group["IpPermissions"] and not group["IpPermissionsEgress"]
+
+    eventually(closed, 120, "the default group without rules")
+
+
 def test_both_witnesses_report_within_two_minutes(deployed: Deployed) -> None:
     table = deployed.account.client("dynamodb")
 
@@ -94,6 +104,15 @@ def test_both_witnesses_report_within_two_minutes(deployed: Deployed) -> None:
 
     for witness in "ac":
         eventually(lambda name=witness: sees_both(name), 120, f"witness {witness}")  # type: ignore[misc]
+
+
+def test_every_log_group_has_a_key_and_an_end_of_retention(deployed: Deployed) -> None:
+    suffix = deployed.outputs["EnvironmentSuffix"]
+    pages = deployed.account.client("logs").get_paginator("describe_log_groups").paginate()
+    groups = [group for page in pages for group in page["logGroups"] if suffix in group["logGroupName"]]
+    assert len(groups) >= 15
+    lacking = [group for group in groups if not group.get("kmsKeyId") or not group.get("retentionInDays")]
+    assert lacking == [], "made by a service, not by the stack"
 
 
 @pytest.mark.breaks_the_machine
