@@ -31,7 +31,7 @@ def install(events: DatabaseEvents) -> None:
     subscriptions = EventSubscriptions(events)
     register("AWS::RDS::EventSubscription", subscriptions.create, subscriptions.delete, subscriptions.update)
     rds._ACTION_MAP["DescribeEventSubscriptions"] = subscriptions.describe
-    _complete_vpc_attributes()
+    _complete_vpc()
 
 
 def register(resource_type: str, create: Create, delete: Delete, update: Update | None = None) -> None:
@@ -215,8 +215,8 @@ def _subscription_xml(name: str, subscription: Mapping[str, Any]) -> str:
     )
 
 
-def _complete_vpc_attributes() -> None:
-    """Let `Fn::GetAtt` of a VPC give its CIDR block too."""
+def _complete_vpc() -> None:
+    """Let `Fn::GetAtt` of a VPC give its CIDR block too, and its default group let in its own members as on AWS."""
     handlers = provisioners._RESOURCE_HANDLERS["AWS::EC2::VPC"]
     create, update = handlers["create"], handlers["update"]
 
@@ -225,7 +225,11 @@ def _complete_vpc_attributes() -> None:
         return vpc, {**attributes, "CidrBlock": ec2._vpcs[vpc]["CidrBlock"]}
 
     def created(*arguments: Any) -> Provisioned:
-        return with_cidr(create(*arguments))
+        vpc, attributes = with_cidr(create(*arguments))
+        group = attributes["DefaultSecurityGroup"]
+        itself = {"IpPermissions.1.IpProtocol": ["-1"], "IpPermissions.1.Groups.1.GroupId": [group]}
+        ec2._authorize_sg_ingress({"GroupId": [group], **itself})
+        return vpc, attributes
 
     def updated(*arguments: Any) -> Provisioned:
         return with_cidr(update(*arguments))

@@ -91,7 +91,7 @@ def test_the_default_group_of_the_vpc_lets_nothing_in_or_out(deployed: Deployed)
         (group,) = deployed.account.client("ec2").describe_security_groups(Filters=filters)["SecurityGroups"]
         return not group["IpPermissions"] and not group["IpPermissionsEgress"]
 
-    eventually(closed, 120, "the default group without rules")
+    eventually(closed, 60, "the default group without rules")
 
 
 def test_both_witnesses_report_within_two_minutes(deployed: Deployed) -> None:

@@ -98,10 +98,14 @@ def test_flow_logs_alarms_backups_and_subscriptions_come_change_and_go(cloud: Ru
         "Topic": {"Type": "AWS::SNS::Topic", "Properties": {"TopicName": "alerts"}},
         "Subscription": {"Type": "AWS::RDS::EventSubscription", "Properties": subscription},
     }
-    outputs = {"Cidr": {"Fn::GetAtt": ["Vpc", "CidrBlock"]}, "Closed": {"Fn::GetAtt": ["Vpc", "DefaultSecurityGroup"]}}
+    outputs = {"Cidr": {"Fn::GetAtt": ["Vpc", "CidrBlock"]}, "Default": {"Fn::GetAtt": ["Vpc", "DefaultSecurityGroup"]}}
     assert cloud.deploy("types", resources, outputs) == "CREATE_COMPLETE"
     assert cloud.outputs("types")["Cidr"] == "10.40.0.0/16"
-    assert cloud.outputs("types")["Closed"].startswith("sg-")
+    default = cloud.outputs("types")["Default"]
+    [group] = cloud.client("ec2").describe_security_groups(GroupIds=[default])["SecurityGroups"]
+    [inside], [outside] = group["IpPermissions"], group["IpPermissionsEgress"]
+    assert [pair["GroupId"] for pair in inside["UserIdGroupPairs"]] == [default]
+    assert [block["CidrIp"] for block in outside["IpRanges"]] == ["0.0.0.0/0"]
 
     resources["Flow"]["Properties"]["Tags"] = [{"Key": "Project", "Value": "test"}]
     resources["Composite"]["Properties"]["AlarmDescription"] = "changed"
