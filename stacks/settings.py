@@ -40,6 +40,8 @@ LOG_RETENTIONS = (
     *(1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096),
     *(1827, 2192, 2557, 2922, 3288, 3653),
 )
+# AWS Config's rule cw-loggroup-retention-period-check in its pack for FedRAMP Moderate, days.
+PROTECTED_LOG_RETENTION = 365
 
 _SUFFIX = re.compile(r"[a-z0-9](?:-?[a-z0-9])*")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}")
@@ -256,6 +258,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"Detection ({self.detection_seconds:g} s) and the Multi-AZ grace ({self.multi_az_grace_seconds} s) "
                 f"leave nothing of the recovery time objective ({self.rto_seconds} s)."
+            )
+        if self.protect and self.log_retention_days < PROTECTED_LOG_RETENTION:
+            raise ValueError(
+                f"The log retention {self.log_retention_days} is too short for a protected environment: FedRAMP "
+                f"Moderate (AU-11) wants {PROTECTED_LOG_RETENTION} days or more."
             )
         return self
 
