@@ -61,7 +61,7 @@ lint: $(READY) ## ruff, mypy, and actionlint (with shellcheck) and zizmor for th
 	@$(BIN)/ruff format --check --quiet $(PACKAGES)
 	@$(BIN)/mypy
 	@$(BIN)/actionlint .github/workflows/*.yml
-	@$(BIN)/zizmor --quiet --offline --pedantic --strict-collection --collect=all .github
+	@$(BIN)/zizmor --quiet --offline --persona=auditor --strict-collection --collect=all .github
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix --quiet $(PACKAGES)

@@ -234,7 +234,7 @@ def test_zizmor_finds_a_risk(sound: str, faulty: str, finding: str, tmp_path: Pa
     done = subprocess.run(
         [
             str(BIN / "zizmor"),
-            *("--quiet", "--offline", "--pedantic", "--config", str(ROOT / ".github" / "zizmor.yml"), str(bad)),
+            *("--quiet", "--offline", "--persona=auditor", "--config", str(ROOT / ".github" / "zizmor.yml"), str(bad)),
         ],
         capture_output=True,
         text=True,

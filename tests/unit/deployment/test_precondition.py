@@ -10,7 +10,6 @@ import pytest
 from moto import mock_aws
 
 from deployment.account import Account
-from deployment.branch_secret import provide
 from deployment.precondition import check_secret
 from deployment.problem import Problem
 
@@ -31,11 +30,7 @@ def check(value: str | bytes | None) -> None:
         client.create_secret(Name="citizens/database", SecretBinary=value)
     elif value is not None:
         client.create_secret(Name="citizens/database", SecretString=value)
-    check_secret(account(), "citizens/database", "dev")
-
-
-def account() -> Account:
-    return Account({k: v for k, v in os.environ.items() if k != "LOCAL_CLOUD_URL"})
+    check_secret(Account({k: v for k, v in os.environ.items() if k != "LOCAL_CLOUD_URL"}), "citizens/database", "dev")
 
 
 def test_a_well_formed_secret_passes() -> None:
@@ -58,12 +53,3 @@ def test_a_secret_that_cannot_serve_is_refused_in_one_sentence(value: str | byte
     with pytest.raises(Problem, match=expected) as refusal:
         check(value)
     assert "Traceback" not in str(refusal.value)
-
-
-def test_a_branch_whose_last_secret_is_being_deleted_is_told_to_wait() -> None:
-    # the local cloud makes such a secret anew, AWS refuses
-    client = boto3.client("secretsmanager", region_name="eu-central-2")
-    client.create_secret(Name="citizens/login/database", SecretString="{}")
-    client.delete_secret(SecretId="citizens/login/database", RecoveryWindowInDays=7)
-    with pytest.raises(Problem, match="is being deleted"):
-        provide(account(), "citizens/login/database", "login")
