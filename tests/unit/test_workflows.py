@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from deployment.branch import KEPT
+from deployment.branch_secret import MARK
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -242,3 +246,57 @@ def test_zizmor_finds_a_risk(sound: str, faulty: str, finding: str, tmp_path: Pa
     )
     assert done.returncode != 0
     assert finding in done.stdout + done.stderr
+
+
+def policies() -> list[Json]:
+    blocks = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(encoding="utf-8"), re.DOTALL)
+    return [json.loads(block) for block in blocks]
+
+
+def test_only_one_github_environment_of_the_repository_can_become_the_documented_role() -> None:
+    trust = policies()[0]["Statement"]
+    assert len(trust) == 1
+    assert trust[0]["Action"] == "sts:AssumeRoleWithWebIdentity"
+    claims = trust[0]["Condition"]
+    assert set(claims) == {"StringEquals"}
+    subject = claims["StringEquals"]["token.actions.githubusercontent.com:sub"]
+    assert subject.endswith(":environment:dev")
+    assert "*" not in subject
+
+
+def actions(statement: Json) -> list[str]:
+    action = statement["Action"]
+    return [action] if isinstance(action, str) else list(action)
+
+
+def test_the_documented_role_changes_nothing_but_secrets_of_branches() -> None:
+    allowed = [statement for statement in policies()[1]["Statement"] if statement["Effect"] == "Allow"]
+    changes = {
+        action: statement
+        for statement in allowed
+        for action in actions(statement)
+        if not re.fullmatch(r"[a-z-]+:(Describe|List|Get)\w*\*?", action)
+    }
+    becomes = changes.pop("sts:AssumeRole")
+    assert all(":role/cdk-hnb659fds-" in role for role in becomes["Resource"])
+    assert set(changes) == {f"secretsmanager:{verb}" for verb in ("CreateSecret", "TagResource", "DeleteSecret")}
+    for statement in changes.values():
+        assert statement["Resource"].endswith(":secret:citizens/*/database-??????")
+        assert [key.partition("/")[2] for key in statement["Condition"]["Null"]] == [MARK]
+        assert set(statement["Condition"]["Null"].values()) == {"false"}
+
+
+def test_the_documented_role_cannot_mark_the_secret_of_a_kept_environment() -> None:
+    denied = [statement for statement in policies()[1]["Statement"] if statement["Effect"] == "Deny"]
+    assert len(denied) == 1
+    assert {resource.split("/")[1] for resource in denied[0]["Resource"]} == KEPT
+    assert "secretsmanager:TagResource" in actions(denied[0])
+
+
+def test_the_variables_that_the_workflows_read_are_those_that_are_documented() -> None:
+    read = {name for path in WORKFLOWS for name in re.findall(r"vars\.([A-Z_]+)", path.read_text(encoding="utf-8"))}
+    documented = set(
+        re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs" / "ci.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    known = yaml.safe_load((ROOT / ".github" / "actionlint.yaml").read_text(encoding="utf-8"))["config-variables"]
+    assert read == documented == set(known)
