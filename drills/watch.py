@@ -126,7 +126,8 @@ def _describe(event: Mapping[str, Any]) -> str | None:
     if kind in ("ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted"):
         details = event.get("executionFailedEventDetails", {})
         return f"{kind}: {details.get('error', '')} {details.get('cause', '')}".strip()
-    if kind.endswith("StateEntered"):
+    # What it did; the choices and pauses in between are in the execution's own history.
+    if kind == "TaskStateEntered":
         return str(event["stateEnteredEventDetails"]["name"])
     if kind == "TaskStateExited" and event["stateExitedEventDetails"]["name"] == "Observe":
         return _decision(event["stateExitedEventDetails"].get("output", ""))
