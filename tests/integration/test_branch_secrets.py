@@ -9,11 +9,10 @@ from io import StringIO
 
 import pytest
 
-from deployment.__main__ import main
+from deployment.__main__ import Command, main
 from deployment.account import Account
 from deployment.branch import KEPT, Target, suffix_of
 from deployment.branch_secret import MARK, abandoned, provide, withdraw
-from deployment.cdk import Cdk
 from deployment.problem import Problem
 from recovery import secret
 from tests.integration.conftest import Cloud
@@ -85,7 +84,7 @@ def test_a_branch_that_is_named_like_an_environment_somebody_keeps_is_refused(ac
 def test_an_environment_that_somebody_keeps_is_left_alone_with_its_secret(
     account: Account, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Cdk, "destroy", lambda cdk: pytest.fail(f"destroyed {cdk.suffix}"))
+    monkeypatch.setattr("deployment.__main__.destroy", lambda command: pytest.fail(f"destroyed {command.suffix}"))
     account.client("secretsmanager").create_secret(Name=name_of("t-alice"), SecretString="{}")
     assert run("destroy-branch", "--suffix", "t-alice") == 0
     assert "t-alice is left alone" in capsys.readouterr().out
@@ -101,10 +100,10 @@ def test_a_secret_made_for_another_branch_is_left_alone(account: Account) -> Non
 def test_the_secret_stays_when_the_environment_cannot_be_destroyed(
     account: Account, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cannot(cdk: Cdk) -> None:
-        raise Problem(f"{cdk.suffix} cannot be synthesised")
+    def cannot(command: Command) -> None:
+        raise Problem(f"{command.suffix} cannot be destroyed")
 
-    monkeypatch.setattr(Cdk, "synth", cannot)
+    monkeypatch.setattr("deployment.__main__.destroy", cannot)
     provide(account, name_of("t-login"), "t-login")
     assert run("destroy-branch", "--suffix", "t-login") == 1
     assert suffixes(account) == ["t-login"]
