@@ -33,6 +33,7 @@ class Watch:
         self._since = datetime.now(UTC)
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.execution_status: str | None = None
+        self.promoted = False
 
     def start(self) -> None:
         """Begin to watch; what is there already is taken as known."""
@@ -111,6 +112,7 @@ class Watch:
             return
         epoch = item["epoch"]["N"]
         if epoch != self._epoch:
+            self.promoted = self._epoch is not None
             self._epoch = epoch
             if report:
                 self._timeline.add("role record", f"epoch {epoch}: {item['primary']['S']} is the primary")
