@@ -55,23 +55,21 @@ class Members:
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """One function. `timeout` in seconds, `memory` in MiB, `concurrency` reserved executions.
-
-    `patterns` tells why an ARN of the statements has a wildcard.
-    """
+    """One function. `timeout` in seconds, `memory` in MiB, `concurrency` reserved executions."""
 
     name: str
     module: str
     purpose: str
     timeout: int
     statements: Sequence[iam.PolicyStatement]
-    patterns: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     memory: int = 256
     concurrency: int = 1
     subnet_ids: Sequence[str] | None = None
     access_point_arn: str | None = None
     mount_path: str | None = None
+    # Why an ARN of the statements has a wildcard, by that ARN
+    patterns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
