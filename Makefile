@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills benchmarks tests
 
-.PHONY: help setup drill test lint format unit integration integration-aws coverage synth deploy destroy \
+.PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy \
         local-up local-down local-deploy local-destroy bench clean
 
 help: ## list the targets
@@ -70,7 +70,10 @@ format: $(READY) ## format the code
 synth: $(READY) ## synthesise the templates into cdk.out/$(ENV_SUFFIX)
 	@$(BIN)/python -m deployment synth --suffix "$(ENV_SUFFIX)"
 
-deploy: $(READY) ## deploy to AWS with the usual credentials: make deploy ENV_SUFFIX=dev
+preflight: $(READY) ## check what the account must have before a deploy: make preflight ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment preflight --suffix "$(ENV_SUFFIX)"
+
+deploy: $(READY) ## check the account and deploy to AWS with the usual credentials: make deploy ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment deploy --suffix "$(ENV_SUFFIX)"
 
 destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=dev

@@ -1,4 +1,4 @@
-"""`python -m deployment`: synthesise, deploy and destroy, on AWS or in the local cloud. The only place of this
+"""`python -m deployment`: synthesise, check, deploy and destroy, on AWS or in the local cloud. The only place of this
 program that reads the environment."""
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment import local, outputs
+from deployment import local, outputs, preflight
 from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.configuration import configured
-from deployment.precondition import check_secret
+from deployment.destruction import Destruction, confirm
 from deployment.problem import Problem
 from stacks.settings import Settings, SettingsError
 
@@ -28,6 +28,8 @@ class Command:
     is_local: bool
     state: Path
     environment: Mapping[str, str]
+    as_json: bool = False
+    yes_destroy: str | None = None
 
     def target(self) -> Mapping[str, str]:
         """The environment of the place to deploy to."""
@@ -42,15 +44,29 @@ def synth(command: Command) -> None:
     print(f"Synthesised into {cdk.assembly.relative_to(Path.cwd())}")
 
 
+def check(command: Command) -> None:
+    """Check what an account must have before a deploy of a suffix. Raises Problem when a check failed."""
+    chosen = settings(command)
+    cdk = Cdk(command.suffix, command.target())
+    cdk.synth()
+    verdicts = preflight.run(preflight.Subject(Account(command.target()), chosen, cdk))
+    print(preflight.as_json(verdicts) if command.as_json else preflight.as_text(verdicts))
+    if preflight.has_failed(verdicts):
+        raise Problem("A check failed: a deploy would not succeed.")
+
+
 def deploy(command: Command) -> None:
-    """Deploy a suffix and write its flat outputs."""
+    """Check the account, deploy a suffix and write its flat outputs."""
     chosen = settings(command)
     environment = command.target()
     if command.is_local:
         local.play_agency(environment, command.suffix)
-    check_secret(Account(environment), chosen.secret_name, command.suffix)
     cdk = Cdk(command.suffix, environment)
     cdk.synth()
+    verdicts = preflight.run(preflight.Subject(Account(environment), chosen, cdk))
+    if preflight.has_failed(verdicts):
+        raise Problem(f"{preflight.as_text(verdicts)}\nA check failed: nothing was deployed.")
+    print(preflight.as_text(verdicts))
     started = time.monotonic()
     flat = cdk.deploy()
     outputs.write(flat, command.suffix)
@@ -64,13 +80,26 @@ def deploy(command: Command) -> None:
 
 
 def destroy(command: Command) -> None:
-    """Destroy a suffix and forget its outputs."""
-    settings(command)
-    cdk = Cdk(command.suffix, command.target())
+    """Destroy a suffix until nothing of it is left, and forget its outputs. Raises Problem when something is left."""
+    chosen = settings(command)
+    environment = command.target()
+    cdk = Cdk(command.suffix, environment)
+    destruction = Destruction(Account(environment), cdk, protect=chosen.protect, announce=_say)
+    if destruction.is_protected:
+        confirm(command.suffix, destruction.shields, command.yes_destroy, input)
     cdk.synth()
-    cdk.destroy()
+    outcome = destruction.run()
     outputs.forget(command.suffix)
-    print(f"Destroyed {command.suffix}")
+    if outcome.kept:
+        print("Kept, because the environment was protected:", *(f"  {each}" for each in outcome.kept), sep="\n")
+    if outcome.left:
+        left = "\n".join(f"  {each}" for each in outcome.left)
+        raise Problem(f"Left of {command.suffix}:\n{left}\nRemove it by hand, or run the same command again.")
+    print(f"Destroyed {command.suffix}: nothing {'else ' if outcome.kept else ''}is left")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def local_up(command: Command) -> None:
@@ -97,6 +126,7 @@ def settings(command: Command) -> Settings:
 
 COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "synth": synth,
+    "preflight": check,
     "deploy": deploy,
     "destroy": destroy,
     "local-up": local_up,
@@ -111,8 +141,10 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--suffix", default="", help="environment suffix, part of every resource's name")
     parser.add_argument("--local", action="store_true", help="deploy into the local cloud instead of AWS")
     parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
+    parser.add_argument("--json", action="store_true", help="preflight: print JSON instead of a table")
+    parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
     chosen = parser.parse_args(arguments)
-    command = Command(chosen.suffix, chosen.local, chosen.state.resolve(), environment)
+    command = Command(chosen.suffix, chosen.local, chosen.state.resolve(), environment, chosen.json, chosen.yes_destroy)
     try:
         COMMANDS[chosen.command](command)
     except (Problem, SettingsError) as problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deployment.problem import Problem
 
@@ -90,6 +92,21 @@ class Cdk:
         """Remove the assembly of a suffix that will not be deployed again."""
         shutil.rmtree(self.assembly, ignore_errors=True)
         self.raw_outputs.unlink(missing_ok=True)
+
+    def resources(self, resource_type: str) -> list[Mapping[str, Any]]:
+        """The properties of every resource of a type, in the parent and every nested template of the assembly."""
+        templates = (json.loads(path.read_text(encoding="utf-8")) for path in self.assembly.glob("*.template.json"))
+        return [
+            resource.get("Properties", {})
+            for template in templates
+            for resource in template["Resources"].values()
+            if resource["Type"] == resource_type
+        ]
+
+    def required_bootstrap(self) -> int:
+        """The version of the bootstrap stack that the assembly needs."""
+        manifest = (self.assembly / "manifest.json").read_text(encoding="utf-8")
+        return max(map(int, re.findall(r'"requiresBootstrapStackVersion": (\d+)', manifest)))
 
     def template_sha256(self) -> str:
         """SHA-256 over the parent and every nested template of the assembly, by file name."""
