@@ -6,7 +6,7 @@ Nothing is created or changed. What the caller may not ask is a warning that say
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -69,12 +69,12 @@ Check = Callable[[Subject], Iterable[Verdict]]
 def run(subject: Subject) -> list[Verdict]:
     """Every check in order. Without credentials, or in a region that is not enabled, the others have no answer."""
     verdicts: list[Verdict] = []
-    for gate in GATES:
-        verdicts += _asked(gate, subject)
+    for name, gate in GATES.items():
+        verdicts += _asked(name, gate, subject)
         if any(verdict.verdict == FAILED for verdict in verdicts):
             return verdicts
-    for check in CHECKS:
-        verdicts += _asked(check, subject)
+    for name, check in CHECKS.items():
+        verdicts += _asked(name, check, subject)
     return verdicts
 
 
@@ -100,8 +100,7 @@ def as_json(verdicts: Sequence[Verdict]) -> str:
     return json.dumps({"verdict": overall, "checks": [asdict(each) for each in verdicts]}, indent=2, ensure_ascii=False)
 
 
-def _asked(check: Check, subject: Subject) -> list[Verdict]:
-    name = check.__name__.strip("_").replace("_", " ")
+def _asked(name: str, check: Check, subject: Subject) -> list[Verdict]:
     try:
         return list(check(subject))
     except ClientError as error:
@@ -293,6 +292,14 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-# Without them no other question has an answer.
-GATES: tuple[Check, ...] = (_credentials, _region)
-CHECKS: tuple[Check, ...] = (_bootstrap, _secret, _names, _engine, _vpcs, _instances, _concurrency)
+# Without the first two no other question has an answer.
+GATES: Mapping[str, Check] = {"credentials": _credentials, "region": _region}
+CHECKS: Mapping[str, Check] = {
+    "bootstrap": _bootstrap,
+    "secret": _secret,
+    "names": _names,
+    "engine": _engine,
+    "VPCs": _vpcs,
+    "DB instances": _instances,
+    "concurrency": _concurrency,
+}

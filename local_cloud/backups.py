@@ -121,16 +121,16 @@ def _list_recovery_points(vault: str, query: Mapping[str, Any]) -> Response:
 
 def _delete_recovery_point(vault: str, arn: str) -> Response:
     point = _recovery_points.get(arn)
+    answer: Response
     if point is None or point["BackupVaultName"] != vault:
-        refused: Response = backup._not_found(f"Recovery point '{arn}' not found.")
-        return refused
-    if backup._vaults[vault]["Locked"]:
-        refused = backup._err(REFUSED, f"Backup vault {vault} is locked: its recovery points cannot be deleted.", 400)
-        return refused
-    _recovery_points.pop(arn)
-    _count(vault)
-    done: Response = backup._no_content()
-    return done
+        answer = backup._not_found(f"Recovery point '{arn}' not found.")
+    elif backup._vaults[vault]["Locked"]:
+        answer = backup._err(REFUSED, f"Backup vault {vault} is locked: its recovery points cannot be deleted.", 400)
+    else:
+        _recovery_points.pop(arn)
+        _count(vault)
+        answer = backup._no_content()
+    return answer
 
 
 def _with_missing_routes(handle: Handler) -> Handler:
