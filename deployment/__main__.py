@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment import local, outputs, preflight
+from botocore.exceptions import BotoCoreError, ClientError
+
+from deployment import branch, branch_secret, local, outputs, preflight
 from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.configuration import configured
@@ -28,6 +30,7 @@ class Command:
     is_local: bool
     state: Path
     environment: Mapping[str, str]
+    default_branch: str = "main"
     as_json: bool = False
     yes_destroy: str | None = None
 
@@ -102,6 +105,30 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def provide_secret(command: Command) -> None:
+    """Make the secret that the environment of a branch needs before its first deploy."""
+    name = settings(command).secret_name
+    made = branch_secret.provide(Account(command.target()), name, command.suffix)
+    print(f"Made the secret {name}" if made else f"The secret {name} is there already")
+
+
+def destroy_branch(command: Command) -> None:
+    """Destroy the environment of a branch, then its secret; whatever was not made for a branch is left alone."""
+    name, account = settings(command).secret_name, Account(command.target())
+    if not branch_secret.is_made_for(account, name, command.suffix):
+        print(f"There is no secret {name} that was made for a branch: {command.suffix} is left alone")
+        return
+    destroy(command)
+    branch_secret.withdraw(account, name, command.suffix)
+    print(f"Deleted the secret {name}")
+
+
+def abandoned(command: Command) -> None:
+    """Read the names of all branches from standard input and print the environments of those that are gone."""
+    branches = frozenset(line.strip() for line in sys.stdin if line.strip())
+    print(branch.matrix(branch_secret.abandoned(Account(command.target()), branches, command.default_branch)))
+
+
 def local_up(command: Command) -> None:
     """Start the local cloud and make it look like the agency's account before the first deploy."""
     local.up(command.state, command.environment)
@@ -129,6 +156,9 @@ COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "preflight": check,
     "deploy": deploy,
     "destroy": destroy,
+    "provide-secret": provide_secret,
+    "destroy-branch": destroy_branch,
+    "abandoned": abandoned,
     "local-up": local_up,
     "local-down": local_down,
 }
@@ -143,12 +173,27 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
     parser.add_argument("--json", action="store_true", help="preflight: print JSON instead of a table")
     parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
+    parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
     chosen = parser.parse_args(arguments)
-    command = Command(chosen.suffix, chosen.local, chosen.state.resolve(), environment, chosen.json, chosen.yes_destroy)
+    command = Command(
+        suffix=chosen.suffix,
+        is_local=chosen.local,
+        state=chosen.state.resolve(),
+        environment=environment,
+        default_branch=chosen.default_branch,
+        as_json=chosen.json,
+        yes_destroy=chosen.yes_destroy,
+    )
     try:
         COMMANDS[chosen.command](command)
     except (Problem, SettingsError) as problem:
         print(problem, file=sys.stderr)
+        return 1
+    except ClientError as error:
+        print(f"AWS refused {error.operation_name}: {error.response['Error'].get('Message', error)}", file=sys.stderr)
+        return 1
+    except BotoCoreError as error:
+        print(f"AWS could not be asked: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted; run the same command again to go on.", file=sys.stderr)
