@@ -312,10 +312,9 @@ class Destruction:
         secrets, function = self._client("secretsmanager"), self._names.of("rotation")
         for page in remains.pages(secrets, "list_secrets"):
             for secret in page["SecretList"]:
-                if not secret.get("RotationEnabled"):
+                if not secret.get("RotationEnabled") or secret.get("OwningService"):
                     continue
-                rotated_by = str(secrets.describe_secret(SecretId=secret["ARN"]).get("RotationLambdaARN", ""))
-                if rotated_by.rpartition(":")[2] == function:
+                if remains.rotation_function(secrets, secret) == function:
                     self._announce(f"Ending the rotation of {secret['Name']}, whose function is gone")
                     secrets.cancel_rotate_secret(SecretId=secret["ARN"])
 

@@ -120,9 +120,15 @@ def _keys_in_use(client: Any) -> Iterable[str]:
 def _rotations(client: Any) -> Iterable[str]:
     for page in pages(client, "list_secrets"):
         for secret in page["SecretList"]:
-            if secret.get("RotationEnabled"):
-                rotated_by = str(client.describe_secret(SecretId=secret["ARN"]).get("RotationLambdaARN", ""))
-                yield f"of {secret['Name']} by {rotated_by.rpartition(':')[2]}"
+            # One that a service owns is rotated by that service
+            if secret.get("RotationEnabled") and not secret.get("OwningService"):
+                yield f"of {secret['Name']} by {rotation_function(client, secret)}"
+
+
+def rotation_function(client: Any, secret: Mapping[str, Any]) -> str:
+    """The name of the function that rotates a listed secret."""
+    arn = secret.get("RotationLambdaARN") or client.describe_secret(SecretId=secret["ARN"]).get("RotationLambdaARN", "")
+    return str(arn).rpartition(":")[2]
 
 
 def _recovery_points(client: Any) -> Iterable[str]:
