@@ -24,6 +24,8 @@ from stacks.names import Names
 Announce = Callable[[str], None]
 # RDS takes no snapshot of an instance in one of these, and CloudFormation would fail on it.
 BEYOND_SNAPSHOTS = ("failed", "incompatible-network", "incompatible-restore", "incompatible-parameters")
+# Interfaces of the stack's own instances and mount targets go with those; nobody need wait for them.
+OWNED = ("RDSNetworkInterface", "EFS mount target")
 # A failed deletion may be the last one's echo (a replica that is being promoted because its source went).
 ATTEMPTS = 4
 NOT_FOUND = ("ResourceNotFoundException", "DBSnapshotNotFound", "TableNotFoundException")
@@ -114,7 +116,7 @@ class Destruction:
         for member in self._members():
             identifier, status = member["DBInstanceIdentifier"], member["DBInstanceStatus"]
             if status in BEYOND_SNAPSHOTS:
-                self._discard_failed(identifier)
+                self._discard_failed(member)
                 continue
             # A replica cannot have a snapshot of its own at its end; and CloudFormation takes the second member for
             # one even after it was promoted, so the newest data would go without.
@@ -123,7 +125,8 @@ class Destruction:
             if member.get("DeletionProtection"):
                 self._announce(f"Lifting the deletion protection of {identifier}")
                 self._unprotect(identifier)
-        if self._describe_stack() is not None:
+        stack = self._describe_stack()
+        if stack is not None and stack.get("EnableTerminationProtection"):
             self._announce(f"Lifting the termination protection of {self._stack}")
             self._client("cloudformation").update_termination_protection(
                 EnableTerminationProtection=False, StackName=self._stack
@@ -153,11 +156,12 @@ class Destruction:
 
         self._wait(is_complete, f"for the final snapshot {name}")
 
-    def _discard_failed(self, identifier: str) -> None:
+    def _discard_failed(self, member: Any) -> None:
+        identifier = str(member["DBInstanceIdentifier"])
         self._announce(f"Deleting {identifier}, of which RDS cannot take a snapshot in its state")
-        rds = self._client("rds")
-        self._unprotect(identifier)
-        rds.delete_db_instance(
+        if member.get("DeletionProtection"):
+            self._unprotect(identifier)
+        self._client("rds").delete_db_instance(
             DBInstanceIdentifier=identifier, SkipFinalSnapshot=True, DeleteAutomatedBackups=not self._protect
         )
         self._wait(
@@ -244,7 +248,8 @@ class Destruction:
                 yield f"{resource['ResourceType']} {resource['PhysicalResourceId']}: {reason}"
 
     def _await_interfaces(self) -> None:
-        """Wait until no service holds a network interface in the VPC; after that time the attempt is made anyway."""
+        """Wait until nothing but the stack's own resources holds an interface in the VPC; then, or when that time is
+        over, the next attempt is made."""
 
         def held() -> str:
             each = [
@@ -265,6 +270,7 @@ class Destruction:
             each
             for page in remains.pages(ec2, "describe_network_interfaces", Filters=wanted)
             for each in page["NetworkInterfaces"]
+            if each.get("InterfaceType") != "vpc_endpoint" and not each.get("Description", "").startswith(OWNED)
         ]
 
     def _await_settled(self) -> None:
