@@ -12,8 +12,8 @@ SCENARIO ?= primary-lost
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills benchmarks tests
 
-.PHONY: help setup drill test lint format unit integration integration-aws coverage synth deploy destroy suffix \
-        local-up local-down local-deploy local-destroy bench snapshots clean
+.PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy \
+        suffix local-up local-down local-deploy local-destroy bench snapshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -74,7 +74,10 @@ format: $(READY) ## format the code
 synth: $(READY) ## synthesise the templates into cdk.out/$(ENV_SUFFIX)
 	@$(BIN)/python -m deployment synth --suffix "$(ENV_SUFFIX)"
 
-deploy: $(READY) ## deploy to AWS with the usual credentials: make deploy ENV_SUFFIX=dev
+preflight: $(READY) ## check what the account must have before a deploy: make preflight ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment preflight --suffix "$(ENV_SUFFIX)"
+
+deploy: $(READY) ## check the account and deploy to AWS with the usual credentials: make deploy ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment deploy --suffix "$(ENV_SUFFIX)"
 
 destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=dev

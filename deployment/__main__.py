@@ -1,4 +1,4 @@
-"""`python -m deployment`: synthesise, deploy and destroy, on AWS or in the local cloud. The only place of this
+"""`python -m deployment`: synthesise, check, deploy and destroy, on AWS or in the local cloud. The only place of this
 program that reads the environment."""
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment import branch, branch_secret, local, outputs
+from botocore.exceptions import BotoCoreError, ClientError
+
+from deployment import branch, branch_secret, local, outputs, preflight
 from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.configuration import configured
+from deployment.destruction import Destruction, confirm
 from deployment.lint import check_templates
-from deployment.precondition import check_secret
 from deployment.problem import Problem
 from stacks.settings import Settings, SettingsError
 
@@ -30,6 +32,8 @@ class Command:
     state: Path
     environment: Mapping[str, str]
     default_branch: str = "main"
+    as_json: bool = False
+    yes_destroy: str | None = None
 
     def target(self) -> Mapping[str, str]:
         """The environment of the place to deploy to."""
@@ -45,18 +49,32 @@ def synth(command: Command) -> None:
     print(f"Synthesised into {cdk.assembly.relative_to(Path.cwd())}")
 
 
+def check(command: Command) -> None:
+    """Check what an account must have before a deploy of a suffix. Raises Problem when a check failed."""
+    chosen = settings(command)
+    cdk = Cdk(command.suffix, command.target())
+    cdk.synth()
+    verdicts = preflight.run(preflight.Subject(Account(command.target()), chosen, cdk))
+    print(preflight.as_json(verdicts) if command.as_json else preflight.as_text(verdicts))
+    if preflight.has_failed(verdicts):
+        raise Problem("A check failed: a deploy would not succeed.")
+
+
 def deploy(command: Command) -> None:
-    """Deploy a suffix and write its flat outputs."""
+    """Check the account, deploy a suffix and write its flat outputs."""
     chosen = settings(command)
     environment = command.target()
     if command.is_local:
         local.play_agency(environment, command.suffix)
-    check_secret(Account(environment), chosen.secret_name, command.suffix)
     cdk = Cdk(command.suffix, environment)
     cdk.synth()
     if not command.is_local:
         # Seconds that a rehearsal need not spend: the same templates pass in the tests
         check_templates(cdk.assembly, chosen.region)
+    verdicts = preflight.run(preflight.Subject(Account(environment), chosen, cdk))
+    if preflight.has_failed(verdicts):
+        raise Problem(f"{preflight.as_text(verdicts)}\nA check failed: nothing was deployed.")
+    print(preflight.as_text(verdicts))
     started = time.monotonic()
     flat = cdk.deploy()
     outputs.write(flat, command.suffix)
@@ -70,13 +88,26 @@ def deploy(command: Command) -> None:
 
 
 def destroy(command: Command) -> None:
-    """Destroy a suffix and forget its outputs."""
-    settings(command)
-    cdk = Cdk(command.suffix, command.target())
+    """Destroy a suffix until nothing of it is left, and forget its outputs. Raises Problem when something is left."""
+    chosen = settings(command)
+    environment = command.target()
+    cdk = Cdk(command.suffix, environment)
+    destruction = Destruction(Account(environment), cdk, protect=chosen.protect, announce=_say)
+    if destruction.is_protected:
+        confirm(command.suffix, destruction.shields, command.yes_destroy, input)
     cdk.synth()
-    cdk.destroy()
+    outcome = destruction.run()
     outputs.forget(command.suffix)
-    print(f"Destroyed {command.suffix}")
+    if outcome.kept:
+        print("Kept, because the environment was protected:", *(f"  {each}" for each in outcome.kept), sep="\n")
+    if outcome.left:
+        left = "\n".join(f"  {each}" for each in outcome.left)
+        raise Problem(f"Left of {command.suffix}:\n{left}\nRemove it by hand, or run the same command again.")
+    print(f"Destroyed {command.suffix}: nothing {'else ' if outcome.kept else ''}is left")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def provide_secret(command: Command) -> None:
@@ -127,6 +158,7 @@ def settings(command: Command) -> Settings:
 
 COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "synth": synth,
+    "preflight": check,
     "deploy": deploy,
     "destroy": destroy,
     "provide-secret": provide_secret,
@@ -144,13 +176,29 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--suffix", default="", help="environment suffix, part of every resource's name")
     parser.add_argument("--local", action="store_true", help="deploy into the local cloud instead of AWS")
     parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
+    parser.add_argument("--json", action="store_true", help="preflight: print JSON instead of a table")
+    parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
     parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
     chosen = parser.parse_args(arguments)
-    command = Command(chosen.suffix, chosen.local, chosen.state.resolve(), environment, chosen.default_branch)
+    command = Command(
+        suffix=chosen.suffix,
+        is_local=chosen.local,
+        state=chosen.state.resolve(),
+        environment=environment,
+        default_branch=chosen.default_branch,
+        as_json=chosen.json,
+        yes_destroy=chosen.yes_destroy,
+    )
     try:
         COMMANDS[chosen.command](command)
     except (Problem, SettingsError) as problem:
         print(problem, file=sys.stderr)
+        return 1
+    except ClientError as error:
+        print(f"AWS refused {error.operation_name}: {error.response['Error'].get('Message', error)}", file=sys.stderr)
+        return 1
+    except BotoCoreError as error:
+        print(f"AWS could not be asked: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted; run the same command again to go on.", file=sys.stderr)

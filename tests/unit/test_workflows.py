@@ -248,6 +248,9 @@ def test_zizmor_finds_a_risk(sound: str, faulty: str, finding: str, tmp_path: Pa
     assert finding in done.stdout + done.stderr
 
 
+SWEEPS = "DeleteWhatCloudFormationCannot"
+
+
 def policies() -> list[Json]:
     blocks = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(encoding="utf-8"), re.DOTALL)
     return [json.loads(block) for block in blocks]
@@ -269,13 +272,23 @@ def actions(statement: Json) -> list[str]:
     return [action] if isinstance(action, str) else list(action)
 
 
-def test_the_documented_role_changes_nothing_but_secrets_of_branches() -> None:
+def test_the_documented_role_deletes_what_cloudformation_cannot_but_nothing_of_a_kept_environment() -> None:
+    (sweeps,) = [each for each in policies()[1]["Statement"] if each["Sid"] == SWEEPS]
+    assert set(sweeps["Condition"]["StringNotEquals"]["aws:ResourceTag/Environment"]) == KEPT
+    named = [resource for resource in sweeps["Resource"] if "citizens-" in resource]
+    recovery_points = [
+        resource for resource in sweeps["Resource"] if re.search(r":(recovery-point|snapshot:aws)", resource)
+    ]
+    assert sorted(named + recovery_points) == sorted(sweeps["Resource"])
+
+
+def test_the_documented_role_changes_nothing_else_but_secrets_of_branches() -> None:
     allowed = [statement for statement in policies()[1]["Statement"] if statement["Effect"] == "Allow"]
     changes = {
         action: statement
         for statement in allowed
         for action in actions(statement)
-        if not re.fullmatch(r"[a-z0-9-]+:(Describe|List|Get)\w*\*?", action)
+        if statement["Sid"] != SWEEPS and not re.fullmatch(r"[a-z0-9-]+:(Describe|List|Get)\w*\*?", action)
     }
     becomes = changes.pop("sts:AssumeRole")
     assert all(":role/cdk-hnb659fds-" in role for role in becomes["Resource"])

@@ -19,6 +19,14 @@ FUNCTIONS = {
     "core.responses.get_account_id": "",
     "core.responses.get_region": "",
     "services.backup._create_selection": "plan_id, body",
+    "services.backup._delete_vault": "name",
+    "services.backup._err": "code, msg, status",
+    "services.backup._list_recovery_points_by_vault": "vault_name, query",
+    "services.backup._no_content": "",
+    "services.backup._not_found": "msg",
+    "services.backup._paginate": "items, query, key",
+    "services.backup._start_job": "body",
+    "services.backup.handle_request": "method, path, headers, body_bytes, query_params",
     "services.cloudformation.engine._evaluate_conditions": "template, params",
     "services.cloudformation.engine._parse_template": "template_body",
     "services.cloudformation.engine._resolve_parameters": "template, provided_params, previous_params",
@@ -53,6 +61,8 @@ FUNCTIONS = {
         "resource_type, physical_id, old_props, new_props, stack_name, logical_id, old_attrs"
     ),
     "services.cloudwatch._put_composite_alarm": "params, cbor_data, is_cbor, is_json",
+    "services.ec2._error": "code, message, status",
+    "services.ec2._p": "params, key, default",
     "services.ec2._rules_match": "a, b",
     "services.ec2._sg_rule_id": "sg_id, is_egress, rule",
     "services.efs._delete_file_system": "fs_id",
@@ -87,12 +97,19 @@ FUNCTIONS = {
 }
 # A store: a mapping that can be read and written.
 STORES = (
+    "app.SERVICE_HANDLERS",
+    "core.router.SERVICE_PATTERNS",
+    "services.account._DISPATCH",
+    "services.backup._jobs",
     "services.backup._selections",
+    "services.backup._vaults",
     "services.cloudformation._stack_events",
     "services.cloudformation._stacks",
     "services.cloudformation.provisioners._RESOURCE_HANDLERS",
     "services.cloudwatch._composite_alarms",
+    "services.ec2._ACTION_MAP",
     "services.ec2._flow_logs",
+    "services.ec2._network_interfaces",
     "services.ec2._security_groups",
     "services.ec2._tags",
     "services.ec2._vpcs",
@@ -135,3 +152,9 @@ def test_a_resource_type_that_is_extended_has_its_handlers(resource_type: str) -
 def test_the_main_application_is_an_asgi_application_with_a_lifespan() -> None:
     assert list(inspect.signature(part("app.app")).parameters) == ["scope", "receive", "send"]
     assert inspect.iscoroutinefunction(part("app.app"))
+
+
+@pytest.mark.parametrize("resource_type", ["AWS::Backup::BackupVault", "AWS::EC2::SecurityGroup", "AWS::EC2::Subnet"])
+def test_a_resource_type_whose_deletion_is_refused_has_its_handlers(resource_type: str) -> None:
+    handlers = part("services.cloudformation.provisioners._RESOURCE_HANDLERS")[resource_type]
+    assert {"create", "delete"} <= set(handlers)
