@@ -118,6 +118,7 @@ class LocalCloud:
         """Install every part into the emulator. Once per process: the emulator's state is its modules' state."""
         from local_cloud import (
             cloudformation_types,
+            database_tokens,
             file_systems,
             functions_runtime,
             nested_stacks,
@@ -140,6 +141,7 @@ class LocalCloud:
             self.authority,
             on_event=self.events.record,
             admission=security_groups.SecurityGroupAdmission(options),
+            tokens=database_tokens.DatabaseTokens(options),
         )
         file_systems.install(options)
         functions_runtime.install(options, self.authority.bundle)
