@@ -27,6 +27,7 @@ from recovery.secret import (
     SecretMissing,
     SecretUnusable,
     check,
+    named,
     parse,
     read,
     replace_current,
@@ -87,8 +88,8 @@ class Rotation:
         if name not in steps:
             raise RotationRefused(f"{name} is not a step of a rotation; expected one of {', '.join(steps)}.")
         try:
-            if CURRENT in self._stages():
-                return  # finished already: Secrets Manager has not heard our answer
+            if self._finished():
+                return  # Secrets Manager has not heard our answer
             if name != "testSecret":
                 self._refuse_during_incident(now)
             steps[name]()
@@ -153,16 +154,24 @@ class Rotation:
     def finish(self) -> None:
         """Make the new version AWSCURRENT; the label moves only from the version read: a cut-over is never undone."""
         current = self._current()
-        made = self._made()
-        if made is not None and self._pending() is None and made.credentials == current.credentials:
-            return  # finished already, by a version that has the current fields
         wanted = self._wanted(current)
+        made = self._made()
+        # Whatever was called before and answered what: a password that does not work never becomes AWSCURRENT.
+        self._session(current, wanted).close()
         if made is not None and wanted.fields == made.fields:
             self._move_label(current)
         elif wanted.fields != current.fields:
             token = hashlib.sha256(f"rotation {self._token} {current.version}".encode()).hexdigest()
             replace_current(self._client, self._secret_id, current, wanted, token)
         self._withdraw()
+
+    def _finished(self) -> bool:
+        """Whether this rotation has ended: its version is AWSCURRENT, or its password is in a version that is newer."""
+        stages = self._stages()
+        if CURRENT in stages or PENDING in stages:
+            return CURRENT in stages
+        made = self._made()
+        return made is not None and made.credentials == read(self._client, self._secret_id).credentials
 
     def _move_label(self, current: Secret) -> None:
         try:
@@ -219,7 +228,7 @@ class Rotation:
         except ClientError as error:
             if error.response["Error"]["Code"] in ("ResourceNotFoundException", "InvalidRequestException"):
                 return None
-            raise
+            raise named(error, self._secret_id, self._token) or error from error
         value = answer.get("SecretString", "")
         return None if check(value, rds_rules=False) else parse(value, self._token)
 

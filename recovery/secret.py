@@ -91,14 +91,11 @@ def read(client: SecretsManagerClient, secret_id: str, stage: str = CURRENT) -> 
     try:
         answer = client.get_secret_value(SecretId=secret_id, VersionStage=stage)
     except ClientError as error:
-        named = _named(error, secret_id, stage)
-        if named is None:
-            raise
-        raise named from error
+        raise named(error, secret_id, stage) or error from error
     return parse(answer.get("SecretString", ""), answer["VersionId"])
 
 
-def _named(error: ClientError, secret_id: str, stage: str) -> Exception | None:
+def named(error: ClientError, secret_id: str, stage: str) -> Exception | None:
     """What Secrets Manager's refusal to give a value means, in a sentence; None for an unknown one."""
     code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
     if code == "ResourceNotFoundException":
