@@ -57,8 +57,12 @@ class Application:
         value = json.loads(answer["SecretString"])
         return value["username"], value["password"]
 
-    def _connect(self, uri: str) -> psycopg.Connection[tuple[object, ...]]:
-        user, password = self.credentials()
+    def connect_with(self, user: str, password: str) -> psycopg.Connection[tuple[object, ...]]:
+        """A connection to whichever member takes writes, with credentials that were read before."""
+        return self._connect(self.outputs["WriterUri"], (user, password))
+
+    def _connect(self, uri: str, credentials: tuple[str, str] | None = None) -> psycopg.Connection[tuple[object, ...]]:
+        user, password = credentials or self.credentials()
         return psycopg.connect(
             uri,
             user=user,
