@@ -14,6 +14,8 @@ from deployment.account import Account
 
 CONNECT_TIMEOUT_SECONDS = 2
 """libpq's smallest; it counts for each host of the URI."""
+PATIENT_SECONDS = 15
+"""Where no failover is measured: a busy machine is no reason to give up."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,18 @@ class Application:
 
     def connect_with(self, user: str, password: str) -> psycopg.Connection[tuple[object, ...]]:
         """A connection to whichever member takes writes, with credentials that were read before."""
-        return self._connect(self.outputs["WriterUri"], (user, password))
+        return self._connect(self.outputs["WriterUri"], (user, password), PATIENT_SECONDS)
 
-    def _connect(self, uri: str, credentials: tuple[str, str] | None = None) -> psycopg.Connection[tuple[object, ...]]:
+    def _connect(
+        self, uri: str, credentials: tuple[str, str] | None = None, seconds: int = CONNECT_TIMEOUT_SECONDS
+    ) -> psycopg.Connection[tuple[object, ...]]:
         user, password = credentials or self.credentials()
         return psycopg.connect(
             uri,
             user=user,
             password=password,
             sslrootcert=self.account.environment["PGSSLROOTCERT"],
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            connect_timeout=seconds,
             keepalives_idle=5,
             tcp_user_timeout=5000,
             application_name="citizens-drill",

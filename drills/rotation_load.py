@@ -3,6 +3,9 @@
 A client keeps the credentials it has and reads the secret again only when a sign-in is refused: AWSPENDING first, then
 AWSCURRENT, so that a rotation that ends in between is seen in one of the two. It then signs in a second time, with
 AWSCURRENT's password unless that is the refused one. What fails then is a failure a client would see.
+
+The next rotation begins when every client has signed in since the last: there are thirty days between two of them, and
+what is shown is one rotation under load, many times.
 """
 
 from __future__ import annotations
@@ -41,8 +44,12 @@ class Load:
 def rotate_under_load(application: Application, rotations: int) -> Load:
     """Rotate so many times, one after the other, while clients connect and sessions stay open."""
     load, lock, over = Load(), threading.Lock(), threading.Event()
+    rounds = [0] * CLIENTS
     workers = [
-        *(threading.Thread(target=_connecting, args=(application, load, lock, over)) for _ in range(CLIENTS)),
+        *(
+            threading.Thread(target=_connecting, args=(application, load, lock, over, rounds, n))
+            for n in range(CLIENTS)
+        ),
         *(threading.Thread(target=_staying, args=(application, load, lock, over)) for _ in range(SESSIONS)),
     ]
     for worker in workers:
@@ -51,6 +58,9 @@ def rotate_under_load(application: Application, rotations: int) -> Load:
         for _ in range(rotations):
             load.seconds.append(_rotate(application))
             load.rotations += 1
+            seen = list(rounds)
+            while any(now - before < 2 for before, now in zip(seen, rounds, strict=True)):
+                time.sleep(0.01)  # a round that was under way, and a whole one
     finally:
         over.set()
         for worker in workers:
@@ -83,7 +93,9 @@ def _password(application: Application, stage: str) -> str | None:
     return str(json.loads(answer["SecretString"])["password"])
 
 
-def _connecting(application: Application, load: Load, lock: threading.Lock, over: threading.Event) -> None:
+def _connecting(
+    application: Application, load: Load, lock: threading.Lock, over: threading.Event, rounds: list[int], number: int
+) -> None:
     user, kept = application.credentials()
     while not over.is_set():
         retried = False
@@ -102,6 +114,7 @@ def _connecting(application: Application, load: Load, lock: threading.Lock, over
         with lock:
             load.signed_in += 1
             load.retried += retried
+        rounds[number] += 1
         time.sleep(0.01)
 
 
