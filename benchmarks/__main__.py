@@ -16,9 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from deployment import local
+from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
+from drills.client import Application
 from drills.report import REPORTS
+from drills.rotation_load import rotate_under_load
 
+ROTATIONS = 200
 RESULTS = REPORTS / "bench.json"
 
 
@@ -68,9 +73,31 @@ def drills(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:
     }
 
 
+def rotation(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:  # noqa: ARG001 - rotations are the runs
+    """Rotations one after the other on a deployed system while clients connect: what a client would notice."""
+    state = ROOT / ".local-cloud-bench"
+    local.up(state, environment)
+    try:
+        inside = local.environment_of(state, environment)
+        local.bootstrap(inside, state / "bootstrap.log")
+        cdk = Cdk("bench", inside, state / "cdk.log")
+        cdk.synth()
+        local.play_agency(inside, "bench")
+        load = rotate_under_load(Application(Account(inside), cdk.deploy()), ROTATIONS)
+    finally:
+        local.down(state, environment)
+    print(f"{load.signed_in} sign-ins, {load.retried} needed the secret again", file=sys.stderr)
+    return {
+        "rotation": _result(load.seconds, 10),
+        "rotation_client_failures": Result(len(load.failures), "failures", (float(len(load.failures)),), 0),
+        "rotation_sessions_dropped": Result(len(load.dropped), "sessions", (float(len(load.dropped)),), 0),
+    }
+
+
 BENCHMARKS: Mapping[str, Callable[[int, Mapping[str, str]], dict[str, Result]]] = {
     "synthesis": synthesis,
     "drills": drills,
+    "rotation": rotation,
 }
 
 

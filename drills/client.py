@@ -15,6 +15,8 @@ from deployment.cdk import ROOT
 
 CONNECT_TIMEOUT_SECONDS = 2
 """libpq's smallest; it counts for each host of the URI."""
+PATIENT_SECONDS = 15
+"""Where no failover is measured: a busy machine is no reason to give up."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,20 @@ class Application:
         value = json.loads(answer["SecretString"])
         return value["username"], value["password"]
 
-    def _connect(self, uri: str) -> psycopg.Connection[tuple[object, ...]]:
-        user, password = self.credentials()
+    def connect_with(self, user: str, password: str) -> psycopg.Connection[tuple[object, ...]]:
+        """A connection to whichever member takes writes, with credentials that were read before."""
+        return self._connect(self.outputs["WriterUri"], (user, password), PATIENT_SECONDS)
+
+    def _connect(
+        self, uri: str, credentials: tuple[str, str] | None = None, seconds: int = CONNECT_TIMEOUT_SECONDS
+    ) -> psycopg.Connection[tuple[object, ...]]:
+        user, password = credentials or self.credentials()
         return psycopg.connect(
             uri,
             user=user,
             password=password,
             sslrootcert=self.certificate_authority,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            connect_timeout=seconds,
             keepalives_idle=5,
             tcp_user_timeout=5000,
             application_name="citizens-drill",

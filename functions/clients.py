@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import NoCredentialsError
 
-from functions.environment import Environment
-from recovery.access import Access
+from functions.environment import Environment, required
+from recovery.access import Access, token
 from recovery.connection import Database, verify_full
+from recovery.members import Endpoint
 from recovery.table import RecoveryTable
 
 if TYPE_CHECKING:
@@ -83,5 +85,13 @@ def database(environment: Environment) -> Database:
 
 
 def access(environment: Environment) -> Access:
-    """Access with what the secret holds."""
-    return Access(secretsmanager(), environment.secret_id, database(environment))
+    """Access as the function's own database user, by tokens that are signed with its role's credentials."""
+    return Access(database(environment), required("DATABASE_USER"), _token)
+
+
+def _token(endpoint: Endpoint, user: str) -> str:
+    session = boto3.session.Session()
+    signer = session.get_credentials()
+    if signer is None:
+        raise NoCredentialsError
+    return token(signer, str(session.region_name), endpoint, user)

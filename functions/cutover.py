@@ -1,11 +1,11 @@
-"""The machine's CutOver: the secret's host and the role record pass to the new primary."""
+"""The machine's CutOver: the role record passes to the new primary, where the secret points already."""
 
 import time
 from typing import Any
 
 from functions import clients, journal
 from functions.environment import environment
-from recovery.cutover import CutOver, cut_over
+from recovery.cutover import CutOver, pass_roles
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
@@ -17,14 +17,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
         primary=settings.member(str(event["primary"])),
         standby=str(event["standby"]),
     )
-    roles = cut_over(
-        order,
-        clients.secretsmanager(),
-        settings.secret_id,
-        clients.access(settings),
-        clients.table(settings),
-        time.time(),
-    )
+    roles = pass_roles(order, clients.table(settings), time.time())
     result = {"epoch": roles.epoch, "host": order.primary.endpoint.host}
     journal.note("cut over", {"incident": order.incident, "primary": roles.primary, **result})
     return result

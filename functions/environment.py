@@ -7,6 +7,7 @@ from pathlib import Path
 from recovery import members
 from recovery.members import Member, Members
 from recovery.objectives import Detection, Objectives
+from recovery.rotation import PasswordPolicy
 
 
 class EnvironmentIncomplete(Exception):
@@ -69,6 +70,14 @@ def objectives() -> Objectives:
     """The recovery objectives; defaults where a variable is not set."""
     usual = Objectives()
     return Objectives(_number("RTO_SECONDS", usual.rto_seconds), _number("RPO_SECONDS", usual.rpo_seconds))
+
+
+def password_policy() -> PasswordPolicy:
+    """What a new password is made of; defaults where a variable is not set."""
+    usual = PasswordPolicy()
+    return PasswordPolicy(
+        int(_number("PASSWORD_LENGTH", usual.length)), os.environ.get("PASSWORD_EXCLUDED", usual.excluded)
+    )
 
 
 def log_folder() -> Path:

@@ -1,4 +1,4 @@
-"""The machine's Verify: write and read back as an application would."""
+"""The machine's Verify: write to the new primary and read back."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,12 +11,6 @@ from recovery.verification import verify
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
     """{} → {"verified": true, "member", "written_at", "lsn"}; VerificationFailed otherwise."""
     settings = environment()
-    verified = verify(
-        clients.secretsmanager(),
-        settings.secret_id,
-        clients.access(settings),
-        settings.members,
-        clients.table(settings),
-    )
+    verified = verify(clients.access(settings), settings.members, clients.table(settings))
     journal.note("verified", asdict(verified))
     return {"verified": True, **asdict(verified)}

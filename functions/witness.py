@@ -4,12 +4,8 @@ from typing import Any
 
 from functions import clients, journal
 from functions.environment import detection, environment, required
-from recovery.access import Access
 from recovery.suspicion import Suspicion
 from recovery.witness import Means, Witness
-
-_kept: dict[str, Access] = {}
-"""Credentials of the invocation before: a Secrets Manager that does not answer must not blind a warm witness."""
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, object]:  # noqa: ARG001 - Lambda's signature
@@ -17,11 +13,9 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, object]:  # noqa: 
     settings = environment()
     name = required("WITNESS")
     table = clients.table(settings)
-    if settings.secret_id not in _kept:
-        _kept[settings.secret_id] = clients.access(settings)
     means = Means(
         members=settings.members,
-        access=_kept[settings.secret_id],
+        access=clients.access(settings),
         table=table,
         suspicion=Suspicion(table, clients.stepfunctions, required("STATE_MACHINE_ARN"), name),
         cloudwatch=clients.cloudwatch,

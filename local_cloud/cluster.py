@@ -64,6 +64,9 @@ HOST_BASED_AUTHENTICATION = f"""\
 local all         {ADMINISTRATOR}     trust
 local all         {REPLICATOR} trust
 local replication {REPLICATOR} trust
+# IAM database authentication: the endpoint, which alone can reach the socket, has them show a token (RDS: PAM).
+local all         +rds_iam     trust
+local replication +rds_iam     reject
 local all         all          scram-sha-256
 local replication all          scram-sha-256
 """
@@ -374,6 +377,26 @@ class Cluster:
         except OSError:
             return False
         return len(lines) > STATUS_LINE and lines[0] == str(pid) and lines[STATUS_LINE].strip() == "ready"
+
+
+def let_replicate(cluster_socket: Path, user: str) -> None:
+    """Let a member of rds_replication work with logical slots, as on RDS: PostgreSQL itself asks for the attribute."""
+    with psycopg.connect(
+        host=str(cluster_socket.parent),
+        port=cluster_socket.name.rpartition(".")[2],
+        user=ADMINISTRATOR,
+        dbname="postgres",
+        autocommit=True,
+        connect_timeout=10,
+        options="-c synchronous_commit=local -c search_path=pg_catalog",
+    ) as connection:
+        lacks = connection.execute(
+            "SELECT 1 FROM pg_roles WHERE rolname = %s AND NOT rolreplication AND NOT pg_is_in_recovery()"
+            " AND pg_has_role(oid, 'rds_replication', 'MEMBER')",
+            [user],
+        )
+        if lacks.fetchone():
+            connection.execute(sql.SQL("ALTER ROLE {} REPLICATION").format(sql.Identifier(user)))
 
 
 def make_template(host: PostgresHost) -> Path:

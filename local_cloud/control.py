@@ -102,6 +102,8 @@ class ControlApi:
                 fault = fault_from(_object(body))
                 fleet.set_fault(identifier, fault)
                 return dataclasses.asdict(fault)
+            case ["PUT", "clock"]:
+                return {"now": schedules.advance(seconds_from(_object(body)))}
             case ["POST", "schedules", "fire"]:
                 return {"fired": schedules.fire_all()}
             case _:
@@ -117,6 +119,14 @@ def merged_delays(current: Delays, changes: dict[str, Any]) -> Delays:
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             raise ControlError(400, f"{name} is a number of seconds, 0 or more")
     return dataclasses.replace(current, **{name: float(value) for name, value in changes.items()})
+
+
+def seconds_from(request: dict[str, Any]) -> float:
+    """Return how far the clock of schedules and rotations is to be moved: `advance_seconds`, 0 or more."""
+    seconds = request.get("advance_seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        raise ControlError(400, "advance_seconds is a number of seconds, 0 or more")
+    return float(seconds)
 
 
 def fault_from(request: dict[str, Any]) -> Fault:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from local_cloud.certificates import CertificateAuthority
-from local_cloud.cluster import INTERNAL_ROLES
+from local_cloud.cluster import INTERNAL_ROLES, let_replicate
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,14 @@ AUTHENTICATION_TIMEOUT_SECONDS = 60.0
 SSL_REQUEST = 80877103
 GSSENC_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
+AUTHENTICATION_OK = struct.pack("!cII", b"R", 8, 0)
+NEGOTIATION = b"v"
+ASK_FOR_PASSWORD = struct.pack("!cII", b"R", 8, 3)
+TOKEN_LIMIT = 65536
 
 Side = Literal["functions", "applications"]
 T = TypeVar("T")
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,18 @@ class Admission(Protocol):
         """Say who the caller at `peer` is and whether it may reach `port` of the instance."""
 
 
+class TokenCheck(Protocol):
+    """Decides whether a token signs a user in to an instance. Called in a thread of its own."""
+
+    def __call__(self, identifier: str, address: tuple[str, int], user: str, token: str) -> bool:
+        """Whether it is signed by somebody who may connect as `user` to the instance that answers at `address`."""
+
+
+def no_tokens(identifier: str, address: tuple[str, int], user: str, token: str) -> bool:  # noqa: ARG001 - protocol
+    """IAM database authentication is off: no token signs anybody in."""
+    return False
+
+
 @dataclass(frozen=True)
 class Rules:
     """What an endpoint needs to know of its instance for a new connection."""
@@ -115,9 +132,10 @@ class _Endpoint:
 class EndpointServer:
     """All endpoints of a fleet, on one event loop in one thread. Its methods may be called from any thread."""
 
-    def __init__(self, authority: CertificateAuthority, admission: Admission) -> None:
+    def __init__(self, authority: CertificateAuthority, admission: Admission, tokens: TokenCheck = no_tokens) -> None:
         self._authority = authority
         self._admission = admission
+        self._tokens = tokens
         self._addresses: dict[str, tuple[str, int, ssl.SSLContext]] = {}
         self._endpoints: dict[str, _Endpoint] = {}
         # Admission looks at processes of the machine: not something to do on the loop.
@@ -325,6 +343,10 @@ class EndpointServer:
             return
         try:
             cluster_writer.write(packet)
+            if struct.unpack_from("!I", packet, 4)[0] != CANCEL_REQUEST and not await self._authenticate(
+                endpoint, packet, (reader, writer), (cluster_reader, cluster_writer)
+            ):
+                return
             there = asyncio.create_task(self._pump(endpoint, side, reader, cluster_writer))
             back = asyncio.create_task(self._pump(endpoint, side, cluster_reader, writer))
             try:
@@ -338,6 +360,48 @@ class EndpointServer:
                 await asyncio.gather(there, back, return_exceptions=True)
         finally:
             cluster_writer.transport.abort()
+
+    async def _authenticate(self, endpoint: _Endpoint, packet: bytes, client: _Streams, cluster: _Streams) -> bool:
+        """Whether the connection goes on: the cluster lets members of rds_iam in at once, so the token is asked for
+        here, as RDS does it by PAM. Everybody else's password is between client and cluster.
+        """
+        (reader, writer), (cluster_reader, _) = client, cluster
+        held = b""
+        async with asyncio.timeout(AUTHENTICATION_TIMEOUT_SECONDS):
+            while True:
+                header = await cluster_reader.readexactly(5)
+                message = header + await cluster_reader.readexactly(struct.unpack_from("!I", header, 1)[0] - 4)
+                held += message
+                if header[:1] != NEGOTIATION:  # which comes before what authentication the cluster wants
+                    break
+            if message == AUTHENTICATION_OK and (
+                refusal := await self._refused_token(endpoint, packet, reader, writer)
+            ):
+                writer.write(refusal)
+                await writer.drain()
+                return False
+        writer.write(held)
+        return True
+
+    async def _refused_token(
+        self, endpoint: _Endpoint, packet: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bytes | None:
+        values = _startup_values(packet)
+        user, host = values["user"], writer.get_extra_info("peername")[0]
+        if writer.get_extra_info("ssl_object") is None:
+            return _fatal("28000", f"pg_hba.conf rejects connection {_who(values, host, 'no encryption')}")
+        writer.write(ASK_FOR_PASSWORD)
+        await writer.drain()
+        kind, length = struct.unpack("!cI", await reader.readexactly(5))
+        if kind != b"p" or not 5 <= length <= TOKEN_LIMIT:
+            raise EOFError
+        token = (await reader.readexactly(length - 4)).rstrip(b"\0").decode(errors="replace")
+        work = (endpoint.identifier, (endpoint.address, endpoint.port), user, token)
+        if not await self._loop.run_in_executor(self._deciders, self._tokens, *work):
+            return _fatal("28000", f'PAM authentication failed for user "{user}"')
+        if endpoint.target is not None:
+            await self._loop.run_in_executor(self._deciders, let_replicate, endpoint.target, user)
+        return None
 
     async def _pump(
         self, endpoint: _Endpoint, side: Side, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -358,17 +422,25 @@ class EndpointServer:
 
 def _refusal(packet: bytes, host: str, encrypted: bool, force_ssl: bool) -> bytes | None:
     """PostgreSQL's own words for a start-up packet that the instance does not accept, None for one it does."""
-    texts = packet[8:].split(b"\0")
-    values = dict(zip(texts[::2], texts[1::2], strict=False))
-    user = values.get(b"user", b"").decode(errors="replace")
-    database = values.get(b"database", b"").decode(errors="replace") or user
-    encryption = "SSL encryption" if encrypted else "no encryption"
-    who = f'for host "{host}", user "{user}", database "{database}", {encryption}'
+    values = _startup_values(packet)
+    who = _who(values, host, "SSL encryption" if encrypted else "no encryption")
     if not encrypted and force_ssl:
         return _fatal("28000", f"no pg_hba.conf entry {who}")
-    if user in INTERNAL_ROLES:
+    if values["user"] in INTERNAL_ROLES:
         return _fatal("28000", f"pg_hba.conf rejects connection {who}")
     return None
+
+
+def _startup_values(packet: bytes) -> dict[str, str]:
+    """The parameters of a start-up packet; `user` and `database` are always there."""
+    texts = [text.decode(errors="replace") for text in packet[8:].split(b"\0")]
+    values = dict(zip(texts[::2], texts[1::2], strict=False))
+    user = values.get("user", "")
+    return {**values, "user": user, "database": values.get("database") or user}
+
+
+def _who(values: dict[str, str], host: str, encryption: str) -> str:
+    return f'for host "{host}", user "{values["user"]}", database "{values["database"]}", {encryption}'
 
 
 def _fatal(state: str, message: str) -> bytes:

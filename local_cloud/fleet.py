@@ -9,7 +9,7 @@ from pathlib import Path
 
 from local_cloud.certificates import CertificateAuthority
 from local_cloud.cluster import ClusterError, make_template
-from local_cloud.endpoint import Admission, Caller, EndpointServer, Fault
+from local_cloud.endpoint import Admission, Caller, EndpointServer, Fault, TokenCheck, no_tokens
 from local_cloud.instance import (
     Delays,
     FleetError,
@@ -50,6 +50,7 @@ class Fleet:
         *,
         on_event: Callable[[RdsEvent], None],
         admission: Admission,
+        tokens: TokenCheck = no_tokens,
         delays: Delays = Delays(),  # noqa: B008 - frozen
     ) -> None:
         self.delays = delays
@@ -57,7 +58,7 @@ class Fleet:
         self._instances: dict[str, Instance] = {}
         self._closed = threading.Event()
         self._host = PostgresHost(state)
-        self._endpoints = EndpointServer(authority, admission)
+        self._endpoints = EndpointServer(authority, admission, tokens)
         atexit.register(self.close)
         try:
             template = make_template(self._host)

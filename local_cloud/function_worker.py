@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 from ministack.core import lambda_runtime
+from ministack.services import sts
 
 from local_cloud import file_systems
 from local_cloud.function_bootstrap import END_OF_LOG
@@ -30,6 +31,8 @@ from local_cloud.function_log import FunctionLog, log_group
 
 # AWS gives a function's initialisation 10 s (Lambda developer guide, "Lambda execution environment lifecycle").
 INITIALISATION_SECONDS = 10.0
+NEVER = 4_102_444_800.0
+"""The year 2100, s since the epoch."""
 _BOOTSTRAP = Path(__file__).with_name("function_bootstrap.py")
 
 _logger = logging.getLogger(__name__)
@@ -151,9 +154,20 @@ def worker_environment(config: Mapping[str, Any], home: Home, code: Path, scratc
         "AWS_LAMBDA_LOG_STREAM_NAME": stream,
         "LAMBDA_TASK_ROOT": str(code),
         "LAMBDA_RUNTIME_DIR": str(home.runtime),
-        **lambda_runtime.execution_credentials(config),
+        **_credentials(config),
     }
     return {**defaults, **variables, **reserved}
+
+
+def _credentials(config: Mapping[str, Any]) -> dict[str, str]:
+    """The role's session. Lambda renews a function's credentials in time, so here they do not expire; that is said as
+    a date because the database refuses a token whose signer's session has none.
+    """
+    credentials: dict[str, str] = lambda_runtime.execution_credentials(dict(config))
+    session = sts._sessions.get(credentials["AWS_ACCESS_KEY_ID"])
+    if session is not None:
+        session.setdefault("Expiration", NEVER)
+    return credentials
 
 
 def _mounted(value: str, mount: str, folder: str) -> str:

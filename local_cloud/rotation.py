@@ -18,6 +18,7 @@ from ministack.core.responses import error_response_json, json_response, new_uui
 from ministack.services import eventbridge, lambda_svc, secretsmanager
 from ministack.services.cloudformation import provisioners, stacks
 
+from local_cloud import schedules
 from local_cloud.server import LocalCloudOptions
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class Rotations:
             self._under_way.add(secret["ARN"])
         rules = request.get("RotationRules") or secret.get("RotationRules") or {}
         secret.update(RotationLambdaARN=function, RotationRules=dict(rules), RotationEnabled=True)
-        secret["NextRotationDate"] = next_rotation(rules, secret.get("LastRotatedDate") or time.time())
+        secret["NextRotationDate"] = next_rotation(rules, secret.get("LastRotatedDate") or schedules.now())
         version = str(request.get("ClientRequestToken") or new_uuid())
         if pending:
             secretsmanager._remove_stage(secret, pending, "AWSPENDING")
@@ -153,10 +154,10 @@ class Rotations:
                     if self._closed.wait(PAUSE_SECONDS):
                         return
                     continue
-                secret["LastRotatedDate"] = time.time()
+                secret["LastRotatedDate"] = schedules.now()
                 break
         finally:
-            secret["NextRotationDate"] = next_rotation(secret.get("RotationRules") or {}, time.time())
+            secret["NextRotationDate"] = next_rotation(secret.get("RotationRules") or {}, schedules.now())
             with self._lock:
                 self._under_way.discard(secret["ARN"])
 
@@ -210,7 +211,7 @@ class Rotations:
         while not self._closed.wait(TIMER_SECONDS):
             for secret in list(secretsmanager._secrets.values()):
                 due = secret.get("NextRotationDate")
-                if secret.get("RotationEnabled") and due and due <= time.time() and not secret.get("DeletedDate"):
+                if secret.get("RotationEnabled") and due and due <= schedules.now() and not secret.get("DeletedDate"):
                     # Until the rotation has set the next date, this one is not due again.
                     secret["NextRotationDate"] = None
                     self.rotate({"SecretId": secret["ARN"]})

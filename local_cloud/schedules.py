@@ -83,10 +83,17 @@ def install(_options: LocalCloudOptions) -> None:
     eventbridge._dispatch_to_lambda = _invoke_function
 
 
-def advance(seconds: float) -> None:
-    """Move the schedules' clock forward; what became due fires at the next tick, once."""
+def advance(seconds: float) -> float:
+    """Move the clock of schedules and rotations forward; what became due happens at the next tick, once. Returns its
+    time."""
     with _clock.lock:
         _clock.ahead += seconds
+    return _clock.now()
+
+
+def now() -> float:
+    """The time that schedules and rotations see, s since the epoch."""
+    return _clock.now()
 
 
 def fire_all() -> list[str]:

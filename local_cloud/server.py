@@ -120,6 +120,7 @@ class LocalCloud:
             account_facts,
             backups,
             cloudformation_types,
+            database_tokens,
             file_systems,
             functions_runtime,
             interfaces,
@@ -143,6 +144,7 @@ class LocalCloud:
             self.authority,
             on_event=self.events.record,
             admission=security_groups.SecurityGroupAdmission(options),
+            tokens=database_tokens.DatabaseTokens(options),
         )
         file_systems.install(options)
         functions_runtime.install(options, self.authority.bundle)

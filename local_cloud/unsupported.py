@@ -44,7 +44,6 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "EnablePerformanceInsights": "Performance Insights collects nothing",
         "BackupRetentionPeriod": NO_BACKUPS,
         "EnableCloudwatchLogsExports": "the server's log stays in its data directory",
-        "EnableIAMDatabaseAuthentication": "the endpoints take passwords only",
         "MaxAllocatedStorage": "storage is this machine's file system",
         "Iops": "storage is this machine's file system",
         "StorageThroughput": "storage is this machine's file system",

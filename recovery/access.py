@@ -1,50 +1,43 @@
-"""Signing in to the members with what the secret holds now."""
+"""Signing in to the members without a password: a token is signed for each connection (IAM database authentication).
+
+Nothing is asked of AWS for it: the token is a presigned request (Signature Version 4, service `rds-db`, action
+`connect`) that the database checks. RDS user guide, "Connecting to your DB instance using IAM authentication".
+"""
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from recovery import secret
-from recovery.connection import WRONG_PASSWORD, Credentials, Database, Refused, Session, sign_in
+from botocore.auth import SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials as Signer
+
+from recovery.connection import Credentials, Database, Session
 from recovery.members import Endpoint
 
-if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager import SecretsManagerClient
+TOKEN_SECONDS = 900
+"""RDS takes no token that is older; a connection that was signed in outlives its token."""
+
+Tokens = Callable[[Endpoint, str], str]
+"""The token for a database user at an endpoint."""
+
+
+def token(signer: Signer, region: str, endpoint: Endpoint, user: str) -> str:
+    """`<host>:<port>/?Action=connect&DBUser=<user>&X-Amz-…`, valid for 15 minutes."""
+    request = AWSRequest("GET", f"https://{endpoint}/", params={"Action": "connect", "DBUser": user})
+    SigV4QueryAuth(signer.get_frozen_credentials(), "rds-db", region, expires=TOKEN_SECONDS).add_auth(request)
+    return str(request.url).removeprefix("https://")
 
 
 class Access:
-    """Credentials from the secret, kept until the server refuses them.
+    """One database user's way to the members."""
 
-    A rotation that was cut short leaves a server that knows AWSPENDING's password already, so after a refusal both
-    versions are read again and tried.
-    """
-
-    def __init__(self, client: SecretsManagerClient, secret_id: str, database: Database) -> None:
-        self._client = client
-        self._secret_id = secret_id
+    def __init__(self, database: Database, user: str, tokens: Tokens) -> None:
         self.database = database
-        self.candidates: tuple[Credentials, ...] = ()
-
-    def load(self, *, with_pending: bool = False) -> None:
-        """Read the secret (again): AWSCURRENT, and AWSPENDING if asked for and there."""
-        candidates = [secret.read(self._client, self._secret_id).credentials]
-        if with_pending:
-            with contextlib.suppress(secret.SecretMissing, secret.SecretUnusable):
-                candidates.append(secret.read(self._client, self._secret_id, secret.PENDING).credentials)
-        self.candidates = tuple(dict.fromkeys(candidates))
+        self.user = user
+        self._tokens = tokens
 
     def open(self, endpoint: Endpoint, seconds: float, application: str) -> Session:
-        """A session within `seconds` per attempt; raises what `Session.open` raises."""
-        if not self.candidates:
-            self.load()
-        try:
-            return sign_in(endpoint, self.database, self.candidates, seconds, application)
-        except Refused as refused:
-            if refused.sqlstate not in WRONG_PASSWORD:
-                raise
-            tried = self.candidates
-            self.load(with_pending=True)
-            if self.candidates == tried:
-                raise
-        return sign_in(endpoint, self.database, self.candidates, seconds, application)
+        """A session within `seconds`; raises what `Session.open` raises."""
+        credentials = Credentials(self.user, self._tokens(endpoint, self.user))
+        return Session.open(endpoint, self.database, credentials, seconds, application)

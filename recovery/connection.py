@@ -21,7 +21,8 @@ from scramp import ScramException  # type: ignore[import-untyped]
 
 from recovery.members import Endpoint
 
-WRONG_PASSWORD = ("28P01", "28000")
+NOT_ADMITTED = ("28P01", "28000")
+"""A sign-in that the server refuses: wrong password or token, or no such user."""
 NO_FREE_SLOT = "53300"
 CLIENT_CHECK = "1s"
 """How soon the server notices that we have hung up: statements of ours that wait for a lock must not pile up there."""
@@ -254,21 +255,3 @@ def _named_errors(endpoint: Endpoint, watchdog: _Watchdog, seconds: float) -> It
             raise TimedOut(f"{endpoint} did not answer within {seconds:.1f} s.") from error
         cause = error.__cause__ or error
         raise Unreachable(f"{endpoint} broke the connection: {cause}.") from error
-
-
-def sign_in(
-    endpoint: Endpoint, database: Database, candidates: Sequence[Credentials], seconds: float, application: str
-) -> Session:
-    """Sign in with the first credentials the server accepts.
-
-    A rotation that was cut short leaves a server whose password is AWSPENDING's, so callers pass AWSCURRENT's first and
-    then AWSPENDING's. All attempts share `seconds`. Raises what the last attempt raised.
-    """
-    deadline = time.monotonic() + seconds
-    for credentials in candidates[:-1]:
-        try:
-            return Session.open(endpoint, database, credentials, deadline - time.monotonic(), application)
-        except Refused as refused:
-            if refused.sqlstate not in WRONG_PASSWORD:
-                raise
-    return Session.open(endpoint, database, candidates[-1], deadline - time.monotonic(), application)

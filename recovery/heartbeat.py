@@ -5,18 +5,8 @@ from dataclasses import dataclass
 
 from recovery.connection import Refused, Session
 
-MISSING = ("42P01", "3F000")
-EXISTS_ALREADY = ("23505", "42P06", "42P07")
-
-_CREATE = """
-CREATE SCHEMA IF NOT EXISTS recovery;
-CREATE TABLE IF NOT EXISTS recovery.heartbeat (
-    witness text PRIMARY KEY,
-    epoch bigint NOT NULL,
-    sequence bigint NOT NULL,
-    at timestamptz NOT NULL,
-    lsn pg_lsn NOT NULL
-)"""
+NOT_PREPARED = ("42P01", "3F000", "42501")
+"""No table, no schema, or no right to them (yet): `recovery.preparation` puts them in place."""
 
 # The WAL position is read in the same statement, before its own commit record: what is replayed up to it was there.
 _WRITE = """
@@ -62,28 +52,8 @@ class Replayed:
     at: float | None
 
 
-def ensure(session: Session, seconds: float) -> None:
-    """Create schema and table unless they are there; two witnesses may do so at once."""
-    try:
-        session.run(_CREATE, seconds)
-    except Refused as refused:
-        if refused.sqlstate not in EXISTS_ALREADY:
-            raise
-
-
 def write(session: Session, witness: str, epoch: int, at: float, seconds: float) -> Written:
-    """Write this witness's row on the primary, creating the table on the very first write."""
-    deadline = time.monotonic() + seconds
-    try:
-        return _write(session, witness, epoch, at, seconds)
-    except Refused as refused:
-        if refused.sqlstate not in MISSING:
-            raise
-    ensure(session, deadline - time.monotonic())
-    return _write(session, witness, epoch, at, deadline - time.monotonic())
-
-
-def _write(session: Session, witness: str, epoch: int, at: float, seconds: float) -> Written:
+    """Write this witness's row on the primary."""
     ((sequence, lsn),) = session.run(_WRITE, seconds, witness=witness, epoch=epoch, at=at)
     return Written(int(sequence), str(lsn))
 
@@ -94,7 +64,7 @@ def read(session: Session, witness: str, seconds: float) -> Replayed:
     try:
         ((in_recovery, lsn, sequence, at),) = session.run(_READ, seconds, witness=witness)
     except Refused as refused:
-        if refused.sqlstate not in MISSING:
+        if refused.sqlstate not in NOT_PREPARED:
             raise
         return Replayed(state(session, deadline - time.monotonic()), None, None)
     return Replayed(State(in_recovery, lsn), sequence, at)

@@ -21,7 +21,7 @@ class Look:
 
 
 def look(access: Access, endpoint: Endpoint, seconds: float) -> Look:
-    """Look within `seconds`; every outcome is a Look. What the secret's store fails with is raised."""
+    """Look within `seconds`; every outcome is a Look."""
     try:
         with access.open(endpoint, seconds, "citizens-probe") as session:
             state = heartbeat.state(session, seconds)

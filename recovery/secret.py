@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 CURRENT = "AWSCURRENT"
 PENDING = "AWSPENDING"
+PREVIOUS = "AWSPREVIOUS"
+NEXT = "CITIZENSNEXT"
+"""A version that is about to become AWSCURRENT."""
 PASSWORD_LENGTH = (8, 128)
 USERNAME_LENGTH = (1, 63)
 RESERVED_USERNAMES = frozenset(
@@ -26,6 +30,10 @@ RESERVED_USERNAMES = frozenset(
 
 class SecretUnusable(Exception):
     """The secret's value is not what the functions need."""
+
+
+class SecretContested(Exception):
+    """Somebody else changed the secret at the same time."""
 
 
 class SecretMissing(Exception):
@@ -59,7 +67,11 @@ class Secret:
 
     def with_password(self, password: str) -> Secret:
         """The same secret with another password."""
-        return replace(self, fields={**self.fields, "password": password})
+        return self.with_field("password", password)
+
+    def with_field(self, name: str, value: object) -> Secret:
+        """The same secret with one field changed or added."""
+        return replace(self, fields={**self.fields, name: value})
 
     def text(self) -> str:
         """The value as it is stored: JSON, fields in their order."""
@@ -79,12 +91,61 @@ def read(client: SecretsManagerClient, secret_id: str, stage: str = CURRENT) -> 
     try:
         answer = client.get_secret_value(SecretId=secret_id, VersionStage=stage)
     except ClientError as error:
-        if error.response["Error"]["Code"] == "ResourceNotFoundException":
-            raise SecretMissing(
-                f"The secret {secret_id} with label {stage} was not found; check its name or restore it."
-            ) from error
-        raise
+        raise named(error, secret_id, stage) or error from error
     return parse(answer.get("SecretString", ""), answer["VersionId"])
+
+
+def named(error: ClientError, secret_id: str, stage: str) -> Exception | None:
+    """What Secrets Manager's refusal to give a value means, in a sentence; None for an unknown one."""
+    code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+    if code == "ResourceNotFoundException":
+        return SecretMissing(f"The secret {secret_id} with label {stage} was not found; check its name or restore it.")
+    if code == "InvalidRequestException" and "delet" in message:
+        return SecretMissing(f"The secret {secret_id} is marked for deletion; restore it, then try again.")
+    if code == "DecryptionFailure" or "KMS" in message:
+        return SecretUnusable(
+            f"The secret {secret_id} cannot be decrypted ({message}); enable its key and allow its use, then try again."
+        )
+    return None
+
+
+def candidates(client: SecretsManagerClient, secret_id: str) -> list[Secret]:
+    """The versions whose password a server may have: AWSCURRENT, AWSPENDING (set by a rotation that was cut short) and
+    AWSPREVIOUS (a finished rotation that had not replicated).
+
+    AWSPENDING is read before AWSCURRENT: a rotation that finishes in between is then seen once at least.
+    """
+    pending = _if_there(client, secret_id, PENDING)
+    found = [read(client, secret_id), pending, _if_there(client, secret_id, PREVIOUS)]
+    return [version for version in found if version is not None]
+
+
+def _if_there(client: SecretsManagerClient, secret_id: str, stage: str) -> Secret | None:
+    try:
+        return read(client, secret_id, stage)
+    except (SecretMissing, SecretUnusable):
+        return None
+
+
+def replace_current(client: SecretsManagerClient, secret_id: str, current: Secret, wanted: Secret, token: str) -> None:
+    """Make `wanted` AWSCURRENT if that is still `current`, else SecretContested. `token` is the new version's id; a
+    repeat with it is harmless."""
+    try:
+        client.put_secret_value(
+            SecretId=secret_id, SecretString=wanted.text(), ClientRequestToken=token, VersionStages=[NEXT]
+        )
+        client.update_secret_version_stage(
+            SecretId=secret_id, VersionStage=CURRENT, MoveToVersionId=token, RemoveFromVersionId=current.version
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in ("ResourceExistsException", "InvalidParameterException"):
+            raise
+        raise SecretContested(
+            f"The secret {secret_id} was changed by somebody else at the same time; repeat."
+        ) from error
+    # A label that stays behind names a version that is AWSCURRENT anyway.
+    with contextlib.suppress(ClientError):
+        client.update_secret_version_stage(SecretId=secret_id, VersionStage=NEXT, RemoveFromVersionId=token)
 
 
 def check(value: str, *, rds_rules: bool = True) -> list[str]:

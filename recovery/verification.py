@@ -1,27 +1,19 @@
-"""Verify a recovery as an application would see it: sign in by the secret, write, read back."""
+"""Verify a recovery: sign in to the new primary, write, sign in anew, read back.
+
+That the secret's password works there was tried when the secret was pointed at it (`recovery.cutover`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from recovery import roles, secret
+from recovery import roles
 from recovery.access import Access
-from recovery.connection import Refused, Session, Unreachable, sign_in
-from recovery.heartbeat import EXISTS_ALREADY
-from recovery.members import Members, at
+from recovery.connection import Refused, Unreachable
+from recovery.members import Members
 from recovery.table import RecoveryTable
 
-if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-
 SECONDS = 10.0
-
-_CREATE = """
-CREATE SCHEMA IF NOT EXISTS recovery;
-CREATE TABLE IF NOT EXISTS recovery.verification (
-    epoch bigint PRIMARY KEY, member text NOT NULL, written_at timestamptz NOT NULL, runs bigint NOT NULL
-)"""
 
 _WRITE = """
 INSERT INTO recovery.verification AS old (epoch, member, written_at, runs)
@@ -37,7 +29,7 @@ FROM recovery.verification WHERE epoch = :epoch"""
 
 
 class VerificationFailed(Exception):
-    """An application would not find a primary that keeps what it writes."""
+    """The new primary does not keep what is written."""
 
 
 @dataclass(frozen=True)
@@ -49,39 +41,21 @@ class Verified:
     lsn: str
 
 
-def verify(
-    client: SecretsManagerClient, secret_id: str, access: Access, members: Members, table: RecoveryTable
-) -> Verified:
-    """Write and read back over new connections to the secret's host; VerificationFailed says what is wrong."""
-    current = secret.read(client, secret_id)
-    endpoint = current.endpoint
+def verify(access: Access, members: Members, table: RecoveryTable) -> Verified:
+    """Write and read back over new connections to the primary of the roles; VerificationFailed says what is wrong."""
     known = roles.known(table)
-    member = at(members, endpoint.host, endpoint.port)
-    if member is None or member.identifier != known.primary:
-        raise VerificationFailed(
-            f"The secret points at {endpoint}, but the primary of epoch {known.epoch} is {known.primary} at "
-            f"{members[known.primary].endpoint}; repeat the cut-over."
-        )
+    member = members[known.primary]
     try:
-        with sign_in(endpoint, access.database, [current.credentials], SECONDS, "citizens-verify") as session:
-            _create(session)
+        with access.open(member.endpoint, SECONDS, "citizens-verify") as session:
             ((runs,),) = session.run(_WRITE, SECONDS, epoch=known.epoch, member=member.identifier)
-        with sign_in(endpoint, access.database, [current.credentials], SECONDS, "citizens-verify") as session:
+        with access.open(member.endpoint, SECONDS, "citizens-verify") as session:
             rows = session.run(_READ, SECONDS, epoch=known.epoch)
     except (Refused, Unreachable) as error:
         raise VerificationFailed(
-            f"An application cannot write to {member.identifier} at {endpoint}: {error} Look at that instance's log."
+            f"{member.identifier} at {member.endpoint} keeps no write: {error} Look at that instance's log."
         ) from error
     if not rows or (rows[0][0], rows[0][3]) != (member.identifier, False) or rows[0][2] < runs:
         raise VerificationFailed(
             f"{member.identifier} did not give back what run {runs} of epoch {known.epoch} wrote: it holds {rows}."
         )
     return Verified(member.identifier, rows[0][1], rows[0][4])
-
-
-def _create(session: Session) -> None:
-    try:
-        session.run(_CREATE, SECONDS)
-    except Refused as refused:
-        if refused.sqlstate not in EXISTS_ALREADY:
-            raise

@@ -19,13 +19,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from recovery import heartbeat, observation, roles
 from recovery.access import Access
-from recovery.connection import NO_FREE_SLOT, WRONG_PASSWORD, Refused, Session, Unreachable, sign_in
-from recovery.heartbeat import lsn_number
+from recovery.connection import NO_FREE_SLOT, NOT_ADMITTED, Refused, Session, Unreachable
+from recovery.heartbeat import NOT_PREPARED, lsn_number
 from recovery.members import Member, Members
 from recovery.objectives import Detection
 from recovery.observation import Observation, PrimaryView, StandbyView
 from recovery.roles import Roles
-from recovery.secret import SecretMissing, SecretUnusable
 from recovery.suspicion import Suspicion
 from recovery.table import RecoveryTable
 
@@ -67,13 +66,7 @@ class Line:
         deadline = time.monotonic() + self._seconds
         if self._session is None or self._rounds >= RENEW_ROUNDS:
             try:
-                renewed = sign_in(
-                    self._member.endpoint,
-                    self._access.database,
-                    self._access.candidates,
-                    self._seconds,
-                    self._application,
-                )
+                renewed = self._access.open(self._member.endpoint, self._seconds, self._application)
             except (Refused, Unreachable) as error:
                 if self._session is None or not (isinstance(error, Refused) and error.sqlstate == NO_FREE_SLOT):
                     self.drop()
@@ -141,7 +134,6 @@ class Witness:
         self._incident_at: float | None = None
         self._publishing: Future[None] | None = None
         self._reading: Future[Roles | None] | None = None
-        self._loading: Future[None] | None = None
         self._started = clock()
         self._metrics_at: float | None = None
         self._succeeded = False
@@ -187,8 +179,6 @@ class Witness:
 
         True when the roles had changed and nothing was published: the next round should follow at once.
         """
-        if not self._means.access.candidates and not self._load(with_pending=False):
-            return False
         if self._roles is None and not self._begin():
             return False
         assert self._roles is not None
@@ -234,7 +224,7 @@ class Witness:
             try:
                 recovering[identifier] = future.result().in_recovery
             except (Refused, Unreachable) as error:
-                self._note_refusal(error)
+                self._shut_out(error)
         writable = [identifier for identifier, replays in recovering.items() if not replays]
         if len(recovering) != 2 or len(writable) != 1:
             self._report("roles unknown", {"in_recovery": recovering})
@@ -249,8 +239,8 @@ class Witness:
                 lambda session, seconds: heartbeat.write(session, self._name, current.epoch, at, seconds)
             )
         except (Refused, Unreachable) as error:
-            self._note_refusal(error)
-            return PrimaryView(False, f"The heartbeat was not written: {error}"), None
+            # A server that knows us well enough to turn us away is alive, and no standby would let us in either.
+            return PrimaryView(self._shut_out(error), f"The heartbeat was not written: {error}"), None
         return PrimaryView(True, None, written.lsn), written.sequence
 
     def _probe_standby(self, current: Roles, at: float) -> StandbyView:
@@ -259,7 +249,7 @@ class Witness:
                 lambda session, seconds: heartbeat.read(session, self._name, seconds)
             )
         except (Refused, Unreachable) as error:
-            self._note_refusal(error)
+            self._shut_out(error)
             return StandbyView(False, str(error))
         # Compared with what was acknowledged before this round: this round's write runs at the same time.
         newest = self._last.sequence if self._last is not None else None
@@ -359,7 +349,8 @@ class Witness:
 
     def _measure(self, seen: Observation) -> None:
         values = {
-            "PrimaryReachable": (float(seen.primary.reachable), "None"),
+            # Not written is not reachable for whoever is alarmed, be it only because the server shuts us out.
+            "PrimaryReachable": (float(seen.primary.reachable and seen.primary.error is None), "None"),
             "StandbyReachable": (float(seen.standby.reachable), "None"),
             "StandbyLagSeconds": (seen.standby.lag_seconds, "Seconds"),
             "StandbyLagBytes": (seen.standby.lag_bytes, "Bytes"),
@@ -378,25 +369,21 @@ class Witness:
         """The answer of AWS, or None; a failure is counted, and reported the first time in a row."""
         try:
             answer = call()
-        except (BotoCoreError, ClientError, SecretMissing, SecretUnusable, roles.RolesUnknown) as error:
+        except (BotoCoreError, ClientError, roles.RolesUnknown) as error:
             if not self.troubles[what]:
                 self._report("trouble", {"with": what, "error": str(error)})
             self.troubles[what] += 1
             return None
         return answer
 
-    def _load(self, *, with_pending: bool) -> bool:
-        self._attempt("secret", lambda: self._means.access.load(with_pending=with_pending))
-        return bool(self._means.access.candidates)
-
-    def _note_refusal(self, error: Exception) -> None:
-        """A refused password may have been rotated: read the secret again, beside the probes."""
-        refused = isinstance(error, Refused) and error.sqlstate in WRONG_PASSWORD
-        if refused and (self._loading is None or self._loading.done()):
-            self._loading = self._pool.submit(self._reload)
-
-    def _reload(self) -> None:
-        self._load(with_pending=True)
+    def _shut_out(self, error: Exception) -> bool:
+        """Whether the server is there but refuses our role; counted, and reported the first time in a row."""
+        if not isinstance(error, Refused) or error.sqlstate not in (*NOT_ADMITTED, *NOT_PREPARED):
+            return False
+        if not self.troubles["sign-in"]:
+            self._report("trouble", {"with": "sign-in", "error": str(error)})
+        self.troubles["sign-in"] += 1
+        return True
 
     @staticmethod
     def _finish(future: Future[Any] | None, seconds: float) -> None:

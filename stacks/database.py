@@ -13,6 +13,7 @@ from aws_cdk import aws_rds as rds
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
+from stacks import schedule
 from stacks.function import DeployedFunction, FunctionSpec, Members, function, read_secret, use_table
 from stacks.names import DATABASE, DATABASE_PORT
 from stacks.nested import CitizensStack
@@ -25,6 +26,8 @@ from stacks.settings import Settings
 EXPORTED_LOGS = ("postgresql", "upgrade")
 MONITORING_SECONDS = 15
 ROTATION_DAYS = 30
+# A database that was restored has no roles for the functions until they are put back.
+PREPARATION_MINUTES = 5
 # The newest CA of the region that functions and clients verify against.
 CERTIFICATE_AUTHORITY = "rds-ca-rsa2048-g1"
 # Storage grows by itself up to this many times its first size: a full disk stops the primary.
@@ -247,11 +250,15 @@ class Database(CitizensStack):
             FunctionSpec(
                 name="rotation",
                 module="rotation",
-                purpose="Changes the password of the database",
+                purpose="Changes the password of the database and does all else that needs the main user",
                 timeout=60,
-                # Secrets Manager calls the four steps one after the other, but repeats a step that timed out
-                concurrency=2,
-                environment={"MEMBERS": members.as_json()},
+                # A step of a rotation and its repetition, the schedule's run, and the failover machine's
+                concurrency=4,
+                environment={
+                    "MEMBERS": members.as_json(),
+                    "PASSWORD_LENGTH": str(self.settings.password_length),
+                    "PASSWORD_EXCLUDED": self.settings.password_excluded,
+                },
                 statements=[
                     *read_secret(self, members.secret_arn),
                     allow(
@@ -268,6 +275,14 @@ class Database(CitizensStack):
             ),
             security.platform,
         )
+        schedule.every(
+            self,
+            rotation,
+            security.platform,
+            schedule.group(self, "rotation"),
+            minutes=PREPARATION_MINUTES,
+            payload='{"Step": "prepareDatabase"}',
+        )
         invoke = lambda_.CfnPermission(
             self,
             "SecretMayRotate",
@@ -277,9 +292,9 @@ class Database(CitizensStack):
             source_account=self.account,
             source_arn=members.secret_arn,
         )
-        schedule = secretsmanager.CfnRotationSchedule(
+        rotations = secretsmanager.CfnRotationSchedule(
             self,
-            "RotationSchedule",
+            "SecretRotation",
             secret_id=members.secret_arn,
             rotation_lambda_arn=rotation.arn,
             # Still runs the rotation's testSecret step, so a deployment proves that the function works
@@ -288,5 +303,5 @@ class Database(CitizensStack):
                 automatically_after_days=ROTATION_DAYS
             ),
         )
-        schedule.add_resource_dependency(invoke)
+        rotations.add_resource_dependency(invoke)
         return rotation

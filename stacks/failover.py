@@ -10,7 +10,7 @@ from constructs import Construct
 from stacks import schedule
 from stacks.database import DatabaseProps
 from stacks.failover_machine import MachineReferences, definition
-from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, read_secret, use_table
+from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, use_table
 from stacks.names import FUNCTIONS
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
@@ -90,6 +90,7 @@ class Failover(CitizensStack):
             MachineReferences(
                 arbiter_arn=workers["arbiter"].arn,
                 probe_arn=workers["probe"].arn,
+                rotation_arn=database.rotation.arn,
                 open_log_arn=transaction_log.open_log.arn,
                 cutover_arn=workers["cutover"].arn,
                 verify_arn=workers["verify"].arn,
@@ -125,6 +126,7 @@ class Failover(CitizensStack):
             timeout=90,
             # One minute's run may end after the next one has begun
             concurrency=2,
+            database_user="citizens_witness",
             # Pinned to one zone: its blindness is that zone's
             subnet_ids=[subnet_id],
             environment={
@@ -137,7 +139,6 @@ class Failover(CitizensStack):
                 **self._objectives(),
             },
             statements=[
-                *read_secret(self, self._members.secret_arn),
                 *use_table(self, self._platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
                 allow(("states:StartExecution",), [self._machine_arn]),
                 allow(("states:DescribeExecution",), [executions]),
@@ -187,7 +188,8 @@ class Failover(CitizensStack):
                 "MEMBERS": self._members.as_json(),
                 "PROBE_TIMEOUT_SECONDS": f"{self.settings.probe_timeout_seconds:g}",
             },
-            statements=read_secret(self, self._members.secret_arn),
+            database_user="citizens_probe",
+            statements=[],
         )
         return function(self, spec, self._platform)
 
@@ -195,14 +197,10 @@ class Failover(CitizensStack):
         spec = FunctionSpec(
             name="cutover",
             module="cutover",
-            purpose="Points the secret and the role record at the new primary",
+            purpose="Points the role record at the new primary",
             timeout=30,
             environment={"MEMBERS": self._members.as_json()},
-            statements=[
-                *read_secret(self, self._members.secret_arn),
-                allow(("secretsmanager:PutSecretValue",), [self._members.secret_arn]),
-                *use_table(self, self._platform, ("dynamodb:GetItem", "dynamodb:UpdateItem")),
-            ],
+            statements=use_table(self, self._platform, ("dynamodb:GetItem", "dynamodb:UpdateItem")),
         )
         return function(self, spec, self._platform)
 
@@ -210,10 +208,11 @@ class Failover(CitizensStack):
         spec = FunctionSpec(
             name="verify",
             module="verify",
-            purpose="Connects as an application would, writes and reads back",
+            purpose="Writes to the new primary and reads back over another connection",
             timeout=30,
             environment={"MEMBERS": self._members.as_json()},
-            statements=[*read_secret(self, self._members.secret_arn), *use_table(self, self._platform)],
+            database_user="citizens_verify",
+            statements=use_table(self, self._platform),
         )
         return function(self, spec, self._platform)
 
@@ -232,6 +231,7 @@ class Failover(CitizensStack):
                     [
                         references.arbiter_arn,
                         references.probe_arn,
+                        references.rotation_arn,
                         references.open_log_arn,
                         references.cutover_arn,
                         references.verify_arn,

@@ -28,6 +28,7 @@ class MachineReferences:
 
     arbiter_arn: str
     probe_arn: str
+    rotation_arn: str
     open_log_arn: str
     cutover_arn: str
     verify_arn: str
@@ -72,7 +73,9 @@ BUDGETS: Mapping[str, Budget] = {
     "PromotionPause": Budget(pause=1, visits=PROMOTION_ROUNDS),
     "PromoteAgainPause": Budget(pause=1, visits=PROMOTION_ROUNDS),
     "ProbePromoted": Budget(timeout=15, attempts=2, pause=1, visits=PROMOTION_ROUNDS),
+    "PrepareDatabase": Budget(timeout=15, attempts=1),
     "OpenLog": Budget(timeout=35, attempts=3, pause=1),
+    "PointSecret": Budget(timeout=35, attempts=3, pause=1),
     "CutOver": Budget(timeout=35, attempts=3, pause=1),
     "Verify": Budget(timeout=35, attempts=4, pause=1),
     "Record": Budget(timeout=10, attempts=5, pause=2),
@@ -332,7 +335,7 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
                 {
                     "Condition": "{% $promoted.reachable = true and $promoted.in_recovery = false %}",
                     "Assign": {"timeline": _note("$decision.standby & ' is promoted'")},
-                    "Next": "OpenLog",
+                    "Next": "PrepareDatabase",
                 }
             ],
             "Default": "PromotionPause",
@@ -342,11 +345,41 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
 
 def _cutting_over(references: MachineReferences) -> dict[str, State]:
     return {
+        # It has replicated all that the functions need; should something be missing, OpenLog says what
+        "PrepareDatabase": _task(
+            "PrepareDatabase",
+            "arn:aws:states:::lambda:invoke",
+            {
+                "FunctionName": references.rotation_arn,
+                "Payload": {"Step": "prepareDatabase", "member": "{% $decision.standby %}"},
+            },
+            following="OpenLog",
+            catch=[
+                {
+                    "ErrorEquals": ["States.ALL"],
+                    "Assign": {"timeline": _note("'database not prepared: ' & $states.errorOutput.Error")},
+                    "Next": "OpenLog",
+                }
+            ],
+        ),
         "OpenLog": _invoke(
             "OpenLog",
             references.open_log_arn,
             {"epoch": "{% $epoch + 1 %}", "member": "{% $decision.standby %}"},
             assign={"timeline": _note("'transaction log opened at ' & $states.result.Payload.begin_lsn")},
+            following="PointSecret",
+        ),
+        "PointSecret": _invoke(
+            "PointSecret",
+            references.rotation_arn,
+            {
+                "Step": "pointSecret",
+                "incident": "{% $incident %}",
+                "epoch": "{% $epoch %}",
+                "primary": "{% $decision.standby %}",
+                "standby": "{% $decision.primary %}",
+            },
+            assign={"timeline": _note("'secret points at ' & $states.result.Payload.host")},
             following="CutOver",
         ),
         "CutOver": _invoke(

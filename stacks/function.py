@@ -55,13 +55,16 @@ class Members:
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """One function. `timeout` in seconds, `memory` in MiB, `concurrency` reserved executions."""
+    """One function. `timeout` in seconds, `memory` in MiB, `concurrency` reserved executions; `database_user` is whom
+    it signs in as, by IAM.
+    """
 
     name: str
     module: str
     purpose: str
     timeout: int
     statements: Sequence[iam.PolicyStatement]
+    database_user: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     memory: int = 256
     concurrency: int = 1
@@ -97,11 +100,15 @@ def function(stack: CitizensStack, spec: FunctionSpec, platform: Platform) -> De
             without_resources(VPC_ATTACHMENT),
             allow(("sqs:SendMessage",), [platform.dead_letters_arn]),
             use_key(platform.data_key_arn, "sqs", stack.region),
+            *([connect_as(stack, spec.database_user)] if spec.database_user else []),
             *spec.statements,
         ],
-        patterns=spec.patterns,
+        patterns={**spec.patterns, **(_members_to_come(stack, spec.database_user) if spec.database_user else {})},
     )
     properties: dict[str, Any] = {}
+    variables = {**_common(stack), **spec.environment}
+    if spec.database_user is not None:
+        variables["DATABASE_USER"] = spec.database_user
     if spec.access_point_arn is not None:
         properties["file_system_configs"] = [
             lambda_.CfnFunction.FileSystemConfigProperty(
@@ -120,7 +127,7 @@ def function(stack: CitizensStack, spec: FunctionSpec, platform: Platform) -> De
         timeout=spec.timeout,
         memory_size=spec.memory,
         reserved_concurrent_executions=spec.concurrency,
-        environment=lambda_.CfnFunction.EnvironmentProperty(variables={**_common(stack), **spec.environment}),
+        environment=lambda_.CfnFunction.EnvironmentProperty(variables=variables),
         vpc_config=lambda_.CfnFunction.VpcConfigProperty(
             subnet_ids=list(spec.subnet_ids or platform.subnet_ids), security_group_ids=[platform.group_id]
         ),
@@ -148,6 +155,19 @@ def read_secret(stack: CitizensStack, secret_arn: str) -> list[iam.PolicyStateme
     if stack.settings.secret_key_arn is not None:
         statements.append(use_key(stack.settings.secret_key_arn, "secretsmanager", stack.region))
     return statements
+
+
+def connect_as(stack: CitizensStack, user: str) -> iam.PolicyStatement:
+    """Sign in to the members as one database user and no other (IAM database authentication).
+
+    Any member: a member that was restored or created again has another resource id, and a policy that named the lost
+    one would keep every function out just then. The user's name and the network keep others off.
+    """
+    return allow(("rds-db:connect",), [*_members_to_come(stack, user)])
+
+
+def _members_to_come(stack: CitizensStack, user: str) -> dict[str, str]:
+    return {stack.arn("rds-db", f"dbuser:*/{user}"): "A member made again has another resource id; the user is named"}
 
 
 def use_table(

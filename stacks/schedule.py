@@ -1,4 +1,4 @@
-"""Invokes a function every minute: own role, dead letters, no late repeats."""
+"""Invokes a function every minute or every few: own role, dead letters, no late repeats."""
 
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_scheduler as scheduler
@@ -24,6 +24,19 @@ def every_minute(
     stack: CitizensStack, target: DeployedFunction, platform: Platform, schedules: scheduler.CfnScheduleGroup
 ) -> None:
     """Add the schedule, named like its function."""
+    every(stack, target, platform, schedules, minutes=1, payload="{}")
+
+
+def every(
+    stack: CitizensStack,
+    target: DeployedFunction,
+    platform: Platform,
+    schedules: scheduler.CfnScheduleGroup,
+    *,
+    minutes: int,
+    payload: str,
+) -> None:
+    """Add the schedule, named like its function, which gets `payload` (JSON) every `minutes` and at once."""
     lambda_.CfnEventInvokeConfig(
         stack,
         f"{target.resource.node.id}Runs",
@@ -37,7 +50,7 @@ def every_minute(
         stack,
         construct_id,
         name=f"{target.name}-schedule",
-        description=f"Scheduler: invoke {target.name} every minute",
+        description=f"Scheduler: invoke {target.name} every {minutes} min",
         principal=confined_service("scheduler.amazonaws.com", stack.account, schedules.attr_arn),
         statements=[
             allow(("lambda:InvokeFunction",), [target.arn]),
@@ -51,12 +64,12 @@ def every_minute(
         name=target.name,
         group_name=schedules.ref,
         description=f"Invokes {target.name}",
-        schedule_expression="rate(1 minute)",
+        schedule_expression=f"rate({minutes} minute{'s' if minutes > 1 else ''})",
         flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
         target=scheduler.CfnSchedule.TargetProperty(
             arn=target.arn,
             role_arn=who.arn,
-            input="{}",
+            input=payload,
             retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
                 maximum_retry_attempts=RETRIES, maximum_event_age_in_seconds=OLDEST_SECONDS
             ),

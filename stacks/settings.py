@@ -86,6 +86,10 @@ class Settings(BaseSettings):
     secret_key_arn: str | None = Field(
         default=None, description="ARN of the customer-managed key of that secret; none when it uses aws/secretsmanager"
     )
+    password_length: int = Field(default=32, ge=16, le=128, description="Characters of a rotated password")
+    password_excluded: str = Field(
+        default="'\\", description="Characters that a rotated password must not hold, beside those that RDS refuses"
+    )
     vpc_cidr: str = Field(default="10.40.0.0/16", description="IPv4 range of the VPC, /16 to /24")
     application_cidrs: Texts = Field(
         default=("10.60.0.0/16",), description="IPv4 ranges from which applications may connect to the database"

@@ -6,7 +6,7 @@ from constructs import Construct
 
 from stacks import schedule
 from stacks.database import DatabaseProps
-from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, read_secret, use_table
+from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, use_table
 from stacks.nested import CitizensStack
 from stacks.permissions import allow
 from stacks.security import SecurityProps
@@ -53,8 +53,8 @@ class TransactionLog(CitizensStack):
                 environment={**members, "LOG_PATH": LOG_PATH, "RPO_SECONDS": str(settings.rpo_seconds)},
                 access_point_arn=storage.access_point_arn,
                 mount_path=LOG_PATH,
+                database_user="citizens_log",
                 statements=[
-                    *read_secret(self, database.members.secret_arn),
                     *use_table(self, platform),
                     put_metrics(),
                     allow(
@@ -74,10 +74,8 @@ class TransactionLog(CitizensStack):
                 purpose="Opens the transaction log of a new epoch before anything is written in it",
                 timeout=30,
                 environment=members,
-                statements=[
-                    *read_secret(self, database.members.secret_arn),
-                    *use_table(self, platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
-                ],
+                database_user="citizens_log",
+                statements=use_table(self, platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
             ),
             platform,
         )

@@ -69,7 +69,7 @@ class Archive:
         self.progress = Progress()
 
     def prepare(self) -> None:
-        """Publication and slot are there, the chain's end is sound, and the slot stands where the last segment ends."""
+        """The slot is there, the chain's end is sound, and the slot stands where the last segment ends."""
         ((replays, self._system),) = self._session.run(
             "SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())", STATEMENT_SECONDS
         )
@@ -77,7 +77,7 @@ class Archive:
             raise NotThePrimary(
                 f"{self._session.endpoint} is in recovery, so it is not the primary; the next run asks again."
             )
-        source.ensure_publication(self._session, STATEMENT_SECONDS)
+        source.require_publication(self._session, STATEMENT_SECONDS)
         slot = source.ensure_slot(self._session)
         self._folder.mkdir(parents=True, exist_ok=True)
         for partial in self._folder.glob(".*.partial"):

@@ -21,8 +21,8 @@ class Opened:
 
 
 def open_log(session: Session, table: RecoveryTable, epoch: int, member: str, now: float) -> Opened:
-    """Publication, slot and the record `epoch#<n>`; a repeat returns what the first run recorded."""
-    source.ensure_publication(session, SECONDS)
+    """Slot and the record `epoch#<n>`; a repeat returns what the first run recorded."""
+    source.require_publication(session, SECONDS)
     slot = source.ensure_slot(session)
     ((system,),) = session.run("SELECT system_identifier::text FROM pg_control_system()", SECONDS)
     record = {

@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 
 from recovery.connection import Refused, Session
-from recovery.heartbeat import EXISTS_ALREADY
 
 NAME = "citizens_log"
 """Of the publication and of the slot."""
@@ -19,7 +18,7 @@ SLOT_SECONDS = 20.0
 """Creating a slot waits for the transactions that run at that moment."""
 LOCK_MILLISECONDS = 2000
 """A table in use is tried again a minute later rather than queueing the applications behind us."""
-EXISTS = (*EXISTS_ALREADY, "42710", "42723")
+EXISTS = ("23505", "42P06", "42P07", "42710", "42723")
 
 _SLOT = f"""
 SELECT coalesce(confirmed_flush_lsn, restart_lsn)::text, wal_status, invalidation_reason
@@ -72,6 +71,10 @@ class LogWouldHurt(Exception):
     """A table cannot be given a replica identity, so the publication would make it refuse UPDATE and DELETE."""
 
 
+class NotPrepared(Exception):
+    """The publication is not there: a slot made before it could never be read."""
+
+
 class SlotLost(Exception):
     """The slot is there but PostgreSQL has removed WAL it needs: the log has a hole."""
 
@@ -84,11 +87,26 @@ class Slot:
     position: str
 
 
+def has_publication(session: Session, seconds: float) -> bool:
+    """Whether publication and event trigger are there."""
+    return bool(
+        session.run(_state_of("pg_publication", "pubname"), seconds)
+        and session.run("SELECT 1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'recovery_give_identity'", seconds)
+    )
+
+
+def require_publication(session: Session, seconds: float) -> None:
+    """NotPrepared unless publication and event trigger are there."""
+    if not has_publication(session, seconds):
+        raise NotPrepared(
+            f"The publication {NAME} or its event trigger is missing at {session.endpoint}; the rotation function puts "
+            "both in place every few minutes: look at its log if this goes on."
+        )
+
+
 def ensure_publication(session: Session, seconds: float) -> None:
     """Identities, event trigger and publication, in one transaction. Does nothing when all is there."""
-    if session.run(_state_of("pg_publication", "pubname"), seconds) and session.run(
-        "SELECT 1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'recovery_give_identity'", seconds
-    ):
+    if has_publication(session, seconds):
         return
     try:
         with session.transaction(seconds):

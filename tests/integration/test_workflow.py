@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import uuid
 
 import psycopg
@@ -13,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from deployment import remains
 from deployment.destruction import Destruction
 from drills.client import Application
+from drills.rotation_load import rotate_under_load
 from drills.scenarios import post
 from tests.integration.conftest import Deployed, eventually
 
@@ -138,6 +140,30 @@ def test_a_rotation_gives_a_new_password_that_both_members_know(deployed: Deploy
     for member in (1, 2):
         eventually(lambda n=member: signs_in(n, new), 10, f"the new password on member {member}")  # type: ignore[misc]
         assert not signs_in(member, old), f"member {member} still takes the old password"
+
+
+@pytest.mark.breaks_the_machine
+def test_clients_that_read_the_secret_again_do_not_notice_rotations(deployed: Deployed) -> None:
+    load = rotate_under_load(deployed.application, 5)
+    assert load.rotations == 5
+    assert load.failures == []
+    assert load.dropped == []
+    assert load.signed_in > 0
+    assert load.retried > 0, "nobody met a rotation, so nothing was shown"
+
+
+@pytest.mark.breaks_the_machine
+def test_thirty_days_later_the_password_has_changed_by_itself(deployed: Deployed) -> None:
+    old = deployed.application.credentials()[1]
+    secrets = deployed.account.client("secretsmanager")
+    due = secrets.describe_secret(SecretId=deployed.outputs["SecretArn"])["NextRotationDate"].timestamp()
+    day = 86_400.0
+    post(f"{deployed.control}/clock", {"advance_seconds": due - time.time() - day}, "PUT")
+    time.sleep(3)
+    assert deployed.application.credentials()[1] == old, "a day too early"
+    post(f"{deployed.control}/clock", {"advance_seconds": day + 1}, "PUT")
+    eventually(lambda: deployed.application.credentials()[1] != old, 30, "the rotation")
+    deployed.application.connect().close()
 
 
 @pytest.mark.breaks_the_machine

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from functions import clients, witness
+from functions import clients
 from recovery import roles
 from recovery.table import RecoveryTable
 from tests.unit.recovery.conftest import (
@@ -84,14 +84,13 @@ def deployed(
         "PGSSLROOTCERT": str(members.bundle),
         "STATE_MACHINE_ARN": machine,
         "WITNESS": "a",
+        "DATABASE_USER": "citizens_witness",
         "PROBE_INTERVAL_SECONDS": "0.2",
         "PROBE_TIMEOUT_SECONDS": "0.5",
         "LOG_PATH": str(tmp_path / "transaction-log"),
     }.items():
         monkeypatch.setenv(name, value)
     clients._client.cache_clear()
-    witness._kept.clear()
     roles.create(table, PRIMARY, STANDBY, 1_800_000_000.0)
     yield members
     clients._client.cache_clear()
-    witness._kept.clear()

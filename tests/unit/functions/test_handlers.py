@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,23 @@ from recovery import observation, roles, secret
 from recovery.clock import iso
 from recovery.table import RecoveryTable
 from recovery.transaction_log import segment
+from recovery.transaction_log.source import NotPrepared
 from recovery.verification import VerificationFailed
 from tests.unit.functions.conftest import Context
 from tests.unit.recovery.conftest import PASSWORD, PRIMARY, STANDBY, Pair
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
+
+
+@pytest.fixture
+def as_user(deployed: Pair, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """The function that is called next has this database user."""
+
+    def become(user: str) -> None:
+        monkeypatch.setenv("DATABASE_USER", user)
+
+    return become
 
 
 def test_the_witness_probes_and_says_how_it_went(deployed: Pair, table: RecoveryTable) -> None:
@@ -41,7 +53,8 @@ def test_the_arbiter_decides_from_what_the_witnesses_saw(deployed: Pair) -> None
     assert arbiter.handler({**event, "epoch": 7, "forced": True}, Context())["inputs"]["forced"] is True
 
 
-def test_the_probe_looks_at_one_member(deployed: Pair) -> None:
+def test_the_probe_looks_at_one_member(deployed: Pair, as_user: Callable[[str], None]) -> None:
+    as_user("citizens_probe")
     look = probe.handler({"member": STANDBY}, Context())
     assert (look["reachable"], look["in_recovery"], look["error"]) == (True, True, None)
     with pytest.raises(EnvironmentIncomplete, match="citizens-9-test is not a member"):
@@ -49,27 +62,35 @@ def test_the_probe_looks_at_one_member(deployed: Pair) -> None:
 
 
 def test_log_cut_over_and_verification_follow_one_another_and_may_be_repeated(
-    deployed: Pair, table: RecoveryTable, secrets_manager: SecretsManagerClient
+    deployed: Pair, table: RecoveryTable, secrets_manager: SecretsManagerClient, as_user: Callable[[str], None]
 ) -> None:
+    with deployed.open() as session:
+        session.run("DROP EVENT TRIGGER recovery_give_identity; DROP PUBLICATION citizens_log", 5)
+    as_user("citizens_log")
+    with pytest.raises(NotPrepared, match="citizens_log or its event trigger is missing"):
+        open_log.handler({"epoch": 1, "member": PRIMARY}, Context())
+    prepared = rotation.handler({"Step": "prepareDatabase", "member": PRIMARY}, Context())
+    assert prepared == {"host": deployed.primary.host}
     opened = open_log.handler({"epoch": 1, "member": PRIMARY}, Context())
     assert opened["slot"] == "citizens_log"
     assert open_log.handler({"epoch": 1, "member": PRIMARY}, Context()) == opened
     order = {"incident": "i", "epoch": 1, "primary": PRIMARY, "standby": STANDBY}
-    result = cutover.handler(order, Context())
-    assert result == {"epoch": 2, "host": deployed.primary.host}
-    assert cutover.handler(order, Context()) == result
+    for _ in range(2):
+        assert rotation.handler({"Step": "pointSecret", **order}, Context()) == {"host": deployed.primary.host}
+        assert cutover.handler(order, Context()) == {"epoch": 2, "host": deployed.primary.host}
+    as_user("citizens_verify")
     verified = verify.handler({}, Context())
     assert verified["verified"] is True
     assert verified["member"] == PRIMARY
-    moved = secret.read(secrets_manager, "citizens/database").pointing_at(deployed.standby)
-    secrets_manager.put_secret_value(SecretId="citizens/database", SecretString=moved.text())
-    with pytest.raises(VerificationFailed):
+    roles.advance(table, 2, STANDBY, PRIMARY, 1_800_000_000.0)
+    with pytest.raises(VerificationFailed, match="read-only"):
         verify.handler({}, Context())
 
 
 def test_the_archive_keeps_what_is_written_under_its_epoch(
-    deployed: Pair, tmp_path: Path, table: RecoveryTable
+    deployed: Pair, tmp_path: Path, table: RecoveryTable, as_user: Callable[[str], None]
 ) -> None:
+    as_user("citizens_log")
     assert archive.handler({"seconds": 0}, Context())["segments"] == 0
     with deployed.open() as session:
         session.run("CREATE TABLE citizens (n int); INSERT INTO citizens VALUES (1)", 5)
@@ -83,8 +104,13 @@ def test_the_archive_keeps_what_is_written_under_its_epoch(
 
 
 def test_metrics_that_cannot_be_sent_do_not_stop_the_archive(
-    deployed: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    deployed: Pair,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    as_user: Callable[[str], None],
 ) -> None:
+    as_user("citizens_log")
+
     def hang() -> Any:
         raise ConnectTimeoutError(endpoint_url="https://monitoring")
 

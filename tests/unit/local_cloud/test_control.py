@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from local_cloud.control import ControlError, fault_from, merged_delays
@@ -21,6 +23,13 @@ def test_delays_are_merged_with_those_that_hold(cloud: RunningCloud) -> None:
 
 def test_schedules_can_be_fired(cloud: RunningCloud) -> None:
     assert cloud.control("POST", "/schedules/fire") == (200, {"fired": []})
+
+
+@pytest.mark.parametrize("body", [{}, {"advance_seconds": -1}, {"advance_seconds": True}, {"advance_seconds": "day"}])
+def test_the_clock_moves_forward_by_seconds(cloud: RunningCloud, body: dict[str, object]) -> None:
+    status, answer = cloud.control("PUT", "/clock", body)
+    assert (status, answer["error"]) == (400, "advance_seconds is a number of seconds, 0 or more")
+    assert abs(cloud.control("PUT", "/clock", {"advance_seconds": 0})[1]["now"] - time.time()) < 5
 
 
 @pytest.mark.parametrize("what", ["lose", "kill", "endpoint"])

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 from ministack.services import lambda_svc, secretsmanager
 
-from local_cloud import rotation
+from local_cloud import rotation, schedules
 from local_cloud.rotation import next_rotation
 from tests.unit.local_cloud.emulated_account import emulated_account
 from tests.unit.local_cloud.running_cloud import ACCOUNT, RunningCloud, eventually
@@ -174,7 +174,7 @@ def test_the_next_date_of_a_cron_schedule_is_its_next_minute(cloud: RunningCloud
 
 
 def test_a_rotation_that_is_due_happens_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process: the shortest schedule of Secrets Manager is too long for a test."""
+    """In this process, where the clock of the other tests is not moved."""
     monkeypatch.setattr(rotation, "TIMER_SECONDS", 0.01)
     with emulated_account(tmp_path) as account:
         arn = account.function("timed", "def handler(event, context):\n    print(event['Step'])\n")
@@ -183,12 +183,17 @@ def test_a_rotation_that_is_due_happens_by_itself(tmp_path: Path, monkeypatch: p
         account.log_group("/aws/lambda/timed")
         secretsmanager.create_secret_in_process("timed", "{}")
         kept = secretsmanager._secrets["timed"]
-        kept.update(RotationEnabled=True, RotationLambdaARN=arn, NextRotationDate=time.time() - 1, RotationRules=RULES)
+        due = time.time() + 30 * rotation.DAY_SECONDS
+        kept.update(RotationEnabled=True, RotationLambdaARN=arn, NextRotationDate=due, RotationRules=RULES)
         rotations = rotation.Rotations(account.options)
         watch = contextvars.copy_context()
         threading.Thread(target=watch.run, args=(rotations._watch_the_clock,), daemon=True).start()
+        schedules.advance(29 * rotation.DAY_SECONDS)
+        time.sleep(0.2)
+        assert "LastRotatedDate" not in kept, "it is not due yet"
+        schedules.advance(rotation.DAY_SECONDS)
         eventually(lambda: kept.get("LastRotatedDate"))
-        eventually(lambda: kept["NextRotationDate"] and kept["NextRotationDate"] > time.time())
+        eventually(lambda: kept["NextRotationDate"] and kept["NextRotationDate"] - due > 29 * rotation.DAY_SECONDS)
         rotations.close()
         eventually(lambda: "finishSecret" in " ".join(account.log("/aws/lambda/timed")))
         secretsmanager._secrets.clear()

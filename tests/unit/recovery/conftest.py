@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+from botocore.credentials import Credentials as Signer
 from moto import mock_aws
 
 from local_cloud.certificates import CertificateAuthority
 from local_cloud.endpoint import Caller, Fault
 from local_cloud.fleet import Fleet, InstanceSpec
+from recovery.access import Access
+from recovery.access import token as token_for
 from recovery.connection import Credentials, Database, Session, verify_full
 from recovery.members import Endpoint, Member
+from recovery.preparation import prepare
 from recovery.table import RecoveryTable
 
 if TYPE_CHECKING:
@@ -49,6 +53,15 @@ class Gate:
         return Caller(identifier not in self.closed, "functions", "test")
 
 
+def signed_for(identifier: str, address: tuple[str, int], user: str, token: str) -> bool:
+    """Takes a token by what it is signed for; that the signature counts is the local cloud's test."""
+    return token.startswith(f"{address[0]}:{address[1]}/?Action=connect&DBUser={user}&X-Amz-Algorithm=AWS4-HMAC-SHA256")
+
+
+def tokens(endpoint: Endpoint, user: str) -> str:
+    return token_for(Signer("testing", "testing"), "eu-central-2", endpoint, user)
+
+
 @dataclass
 class Pair:
     """The fleet and its two members, with what it takes to sign in to them."""
@@ -72,6 +85,16 @@ class Pair:
 
     def open(self, endpoint: Endpoint | None = None, password: str = PASSWORD, user: str = MASTER) -> Session:
         return Session.open(endpoint or self.primary, self.database, Credentials(user, password), 5.0, "test")
+
+    def access(self, user: str) -> Access:
+        """The way in of a function's database user."""
+        return Access(self.database, user, tokens)
+
+    def prepare(self) -> None:
+        """Roles and tables of the functions, and the log's publication."""
+        with self.open() as session:
+            prepare(session)
+        self.caught_up()
 
     def fault(self, identifier: str, fault: Fault) -> None:
         self.fleet.set_fault(identifier, fault)
@@ -105,7 +128,7 @@ def _spec(identifier: str) -> InstanceSpec:
 def _pair(folder: Path) -> Pair:
     authority = CertificateAuthority.open(folder / "ca")
     gate = Gate()
-    fleet = Fleet(folder / "state", authority, on_event=lambda event: None, admission=gate)
+    fleet = Fleet(folder / "state", authority, on_event=lambda event: None, admission=gate, tokens=signed_for)
     try:
         views = [fleet.create(_spec(PRIMARY)), fleet.create_replica(_spec(STANDBY), PRIMARY)]
     except BaseException:
@@ -139,7 +162,7 @@ def members(pair: Pair) -> Iterator[Pair]:
         session.run("DROP EVENT TRIGGER IF EXISTS recovery_give_identity", 5)
         session.run("DROP PUBLICATION IF EXISTS citizens_log", 5)
         session.run("DROP SCHEMA IF EXISTS recovery CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public", 5)
-    pair.caught_up()
+    pair.prepare()
     yield pair
     pair.gate.closed.clear()
     for identifier in pair.members:

@@ -12,8 +12,7 @@ import pytest
 
 from local_cloud.certificates import CertificateAuthority
 from local_cloud.endpoint import Fault
-from recovery import connection
-from recovery.connection import Credentials, Database, Refused, Session, TimedOut, Unreachable, sign_in, verify_full
+from recovery.connection import Credentials, Database, Refused, Session, TimedOut, Unreachable, verify_full
 from recovery.members import Endpoint
 from tests.unit.recovery.conftest import MASTER, PASSWORD, PRIMARY, Pair
 
@@ -191,17 +190,6 @@ def test_a_transaction_that_fails_leaves_nothing(members: Pair) -> None:
         assert session.run("SELECT count(*) FROM kept", 2) == [[0]]
         with pytest.raises(TimedOut), session.transaction(2):
             session.run("SELECT pg_sleep(5)", 0.1)
-
-
-def test_the_second_password_is_tried_when_the_first_is_refused(members: Pair) -> None:
-    wrong = Credentials(MASTER, "not this one")
-    with sign_in(members.primary, members.database, [wrong, CREDENTIALS], 5, "test") as session:
-        assert session.credentials == CREDENTIALS
-    with pytest.raises(Refused) as refused:
-        sign_in(members.primary, members.database, [wrong, wrong], 5, "test")
-    assert refused.value.sqlstate in connection.WRONG_PASSWORD
-    with pytest.raises(Refused, match="does not exist"):
-        sign_in(members.primary, Database("nowhere", members.database.tls), [CREDENTIALS, wrong], 5, "test")
 
 
 def test_a_name_that_does_not_resolve_is_unreachable() -> None:

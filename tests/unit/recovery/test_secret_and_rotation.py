@@ -10,9 +10,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from recovery import incident, scram, secret
-from recovery.access import Access
 from recovery.connection import Credentials, Database, Refused, Session
-from recovery.rotation import NoPasswordWorks, Rotation, RotationRefused
+from recovery.master import NoPasswordWorks
+from recovery.rotation import Rotation, RotationRefused
 from recovery.secret import SecretMissing, SecretUnusable, check
 from recovery.table import RecoveryTable
 from tests.unit.recovery.conftest import MASTER, PASSWORD, Pair
@@ -103,7 +103,7 @@ def step(
     """Run one step of a rotation; the master's password is what the tests expect again afterwards."""
 
     def run(name: str, of: str = token) -> None:
-        Rotation(secrets_manager, members.database, table, SECRET, of).step(name, NOW)
+        Rotation(secrets_manager, members.database, table, members.members, SECRET, of).step(name, NOW)
 
     yield run
     members.fleet.modify("citizens-1-test", master_password=PASSWORD)
@@ -207,17 +207,23 @@ def test_no_rotation_while_an_incident_holds_the_lease(
     assert current(secrets_manager)["password"] == PASSWORD
 
 
-def test_a_cut_over_in_mid_rotation_is_never_undone(
-    step: Step, members: Pair, secrets_manager: SecretsManagerClient
+def test_a_rotation_that_a_cut_over_has_overtaken_ends_without_undoing_it(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient, token: str
 ) -> None:
     step("createSecret")
     step("setSecret")
-    moved = secret.read(secrets_manager, SECRET).pointing_at(members.standby)
-    secrets_manager.put_secret_value(SecretId=SECRET, SecretString=moved.text())
-    for name in ("setSecret", "finishSecret"):
-        with pytest.raises(RotationRefused, match="has changed"):
-            step(name)
-    assert current(secrets_manager)["host"] == members.standby.host
+    secrets_manager.put_secret_value(
+        SecretId=SECRET, SecretString=secret.read(secrets_manager, SECRET).with_field("note", "moved").text()
+    )
+    for name in ("setSecret", "testSecret", "finishSecret", "finishSecret"):
+        step(name)
+    after = current(secrets_manager)
+    assert after["note"] == "moved"
+    made = secrets_manager.get_secret_value(SecretId=SECRET, VersionId=token)
+    assert after["password"] == json.loads(made["SecretString"])["password"]
+    sign_in(members, secrets_manager)
+    versions = secrets_manager.describe_secret(SecretId=SECRET)["VersionIdsToStages"]
+    assert not any({"AWSPENDING", secret.NEXT} & set(stages) for stages in versions.values())
 
 
 def test_test_secret_alone_tests_the_current_password(
@@ -244,8 +250,8 @@ def test_a_database_that_does_not_exist_is_not_a_wrong_password(
     members: Pair, secrets_manager: SecretsManagerClient, table: RecoveryTable, stored: dict[str, object], token: str
 ) -> None:
     nowhere = Database("nowhere", members.database.tls)
-    with pytest.raises(Refused, match="does not exist"):
-        Rotation(secrets_manager, nowhere, table, SECRET, token).step("testSecret", NOW)
+    with pytest.raises(RotationRefused, match="does not exist"):
+        Rotation(secrets_manager, nowhere, table, members.members, SECRET, token).step("testSecret", NOW)
 
 
 def test_an_unknown_step_and_a_secret_without_host_are_refused(
@@ -258,31 +264,7 @@ def test_an_unknown_step_and_a_secret_without_host_are_refused(
         step("testSecret")
 
 
-# -- access -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_password_of_an_unfinished_rotation_is_found(
-    step: Step, members: Pair, secrets_manager: SecretsManagerClient
-) -> None:
-    access = Access(secrets_manager, SECRET, members.database)
-    access.open(members.primary, 5, "test").close()
-    step("createSecret")
-    step("setSecret")
-    with access.open(members.primary, 5, "test") as session:
-        assert session.credentials == secret.read(secrets_manager, SECRET, "AWSPENDING").credentials
-    assert len(access.candidates) == 2
-
-
-def test_a_password_nobody_knows_is_refused(
-    members: Pair, secrets_manager: SecretsManagerClient, stored: dict[str, object]
-) -> None:
-    secrets_manager.put_secret_value(SecretId=SECRET, SecretString=good(password="wrong-wrong"))
-    access = Access(secrets_manager, SECRET, members.database)
-    with pytest.raises(Refused):
-        access.open(members.primary, 5, "test")
-    secrets_manager.put_secret_value(SecretId=SECRET, SecretString=json.dumps(stored))
-    with pytest.raises(Refused, match="does not exist"):
-        Access(secrets_manager, SECRET, Database("nowhere", members.database.tls)).open(members.primary, 5, "test")
+# -- the secret --------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_or_unusable_secret_is_named(secrets_manager: SecretsManagerClient, aws: None) -> None:
@@ -303,7 +285,7 @@ def test_other_errors_of_the_store_are_raised_as_they_are(
     with pytest.raises(ClientError):
         secret.read(secrets_manager, SECRET)
     with pytest.raises(ClientError):
-        Rotation(secrets_manager, members.database, table, SECRET, "x")._pending()
+        Rotation(secrets_manager, members.database, table, members.members, SECRET, "x")._made()
 
 
 def test_a_secret_shows_no_password() -> None:

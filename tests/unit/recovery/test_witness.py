@@ -21,10 +21,10 @@ from recovery.observation import Observation, PrimaryView, StandbyView
 from recovery.suspicion import Suspicion
 from recovery.table import RecoveryTable
 from recovery.witness import Line, Means, Witness
-from tests.unit.recovery.conftest import MASTER, PASSWORD, PRIMARY, STANDBY, Pair
+from tests.unit.recovery.conftest import PRIMARY, STANDBY, Pair
 
 if TYPE_CHECKING:
-    from mypy_boto3_secretsmanager import SecretsManagerClient
+    pass
 
 QUICK = Detection(probe_interval=0.1, probe_timeout=0.4, failure_threshold=3)
 
@@ -64,8 +64,7 @@ def settled(witness: Witness) -> None:
 
 
 @pytest.fixture
-def stage(members: Pair, table: RecoveryTable, secrets_manager: SecretsManagerClient) -> Stage:
-    secrets_manager.create_secret(Name="s", SecretString=json.dumps({"username": MASTER, "password": PASSWORD}))
+def stage(members: Pair, table: RecoveryTable) -> Stage:
     states = boto3.client("stepfunctions")
     machine = states.create_state_machine(
         name="failover",
@@ -80,7 +79,7 @@ def stage(members: Pair, table: RecoveryTable, secrets_manager: SecretsManagerCl
 
     means = Means(
         members=members.members,
-        access=Access(secrets_manager, "s", members.database),
+        access=members.access("citizens_witness"),
         table=table,
         suspicion=Suspicion(table, lambda: states, machine, "a"),
         cloudwatch=lambda: CloudWatch(),  # type: ignore[arg-type, return-value]
@@ -222,7 +221,6 @@ def test_a_cut_over_is_followed_within_one_round(stage: Stage, witness: Witness)
 
 
 def test_connections_are_kept_but_not_for_long(stage: Stage) -> None:
-    stage.means.access.load()
     line = Line(stage.members.members[PRIMARY], stage.means.access, 2.0, "t")
 
     def pid(session: Session, seconds: float) -> int:
@@ -235,7 +233,6 @@ def test_connections_are_kept_but_not_for_long(stage: Stage) -> None:
 
 
 def test_a_closed_security_group_is_noticed_although_the_connection_lives(stage: Stage) -> None:
-    stage.means.access.load()
     line = Line(stage.members.members[PRIMARY], stage.means.access, 0.3, "t")
     line.ask(lambda session, seconds: session.run("SELECT 1", seconds))
     stage.members.gate.closed.add(PRIMARY)
@@ -250,14 +247,13 @@ def test_a_closed_security_group_is_noticed_although_the_connection_lives(stage:
 def test_full_slots_are_no_failure_while_the_kept_connection_works(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage.means.access.load()
     line = Line(stage.members.members[PRIMARY], stage.means.access, 2.0, "t")
     line.ask(lambda session, seconds: session.run("SELECT 1", seconds))
 
     def full(*_: object) -> Session:
         raise Refused("53300", "too many clients already")
 
-    monkeypatch.setattr(witnessing, "sign_in", full)
+    monkeypatch.setattr(Access, "open", full)
     for _ in range(5):
         assert line.ask(lambda session, seconds: session.run("SELECT 1", seconds)) == [[1]]
     line.drop()
@@ -302,12 +298,9 @@ def test_what_aws_refuses_is_counted_and_said_once(
     assert stage.said().count("trouble") == 1
 
 
-def test_without_roles_or_secret_a_witness_suspects_nothing(
+def test_without_roles_a_witness_suspects_nothing(
     stage: Stage, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(stage.means.access._client, "get_secret_value", hanging(0))
-        assert witness.round() is False
     with monkeypatch.context() as patch:
         patch.setattr(stage.table._client, "get_item", hanging(0))
         assert witness.round() is False
@@ -318,24 +311,25 @@ def test_without_roles_or_secret_a_witness_suspects_nothing(
     assert roles.read(stage.table) is None
 
 
-def test_a_rotated_password_is_read_again(
-    stage: Stage, witness: Witness, secrets_manager: SecretsManagerClient
-) -> None:
+def test_a_primary_that_shuts_the_witness_out_is_not_lost(stage: Stage, witness: Witness) -> None:
     settled(witness)
-    stage.members.fleet.modify(PRIMARY, master_password="Another-Horse-18")
-    secrets_manager.put_secret_value(
-        SecretId="s", SecretString=json.dumps({"username": MASTER, "password": "Another-Horse-18"})
-    )
-    try:
-        for line in witness._lines.values():
-            line.drop()
+    with stage.members.open() as session:
+        session.run("REVOKE ALL ON recovery.heartbeat FROM citizens_witness", 5)
+    for _ in range(4):
         settled(witness)
-        assert witness._loading is not None
-        witness._loading.result(5)
-        settled(witness)
-        assert stage.seen().primary.reachable
-    finally:
-        stage.members.fleet.modify(PRIMARY, master_password=PASSWORD)
+    with stage.members.open() as session:
+        session.run("REVOKE rds_iam FROM citizens_witness", 5)
+    for line in witness._lines.values():
+        line.drop()
+    settled(witness)
+    seen = stage.seen()
+    assert (seen.primary.reachable, seen.failures) == (True, 0)
+    assert "password authentication failed" in str(seen.primary.error)
+    assert witness.troubles["sign-in"] >= 4
+    assert stage.said().count("trouble") == 1
+    stage.members.prepare()
+    settled(witness)
+    assert stage.seen().primary.error is None
 
 
 def test_metrics_are_sent_now_and_then(stage: Stage, witness: Witness) -> None:

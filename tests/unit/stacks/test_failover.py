@@ -13,6 +13,7 @@ from tests.unit.stacks.conftest import SUFFIX, System
 REFERENCES = MachineReferences(
     arbiter_arn="arbiter",
     probe_arn="probe",
+    rotation_arn="rotation",
     open_log_arn="open-log",
     cutover_arn="cutover",
     verify_arn="verify",
@@ -60,6 +61,8 @@ class World:
             "AwaitPromotion": {"DbInstances": [{"DbInstanceStatus": "available"}]},
             "ProbePromoted": {"reachable": True, "in_recovery": False, "lsn": "0/1", "error": None},
             "OpenLog": {"slot": "log", "begin_lsn": "0/2"},
+            "PrepareDatabase": {"host": "second"},
+            "PointSecret": {"host": "second"},
             "CutOver": {"epoch": 2, "host": "second"},
             "Verify": {"verified": True, "member": "citizens-2-unit", "written_at": "now", "lsn": "0/3"},
             "Record": {},
@@ -141,16 +144,19 @@ def test_a_lost_primary_is_fenced_before_the_standby_is_promoted() -> None:
     order = [name for name in visited if STATES[name]["Type"] == "Task"]
     assert order == [
         *("Observe", "FindIngress", "RevokeIngress", "FindIngress", "ConfirmFence", "Promote", "AwaitPromotion"),
-        *("ProbePromoted", "OpenLog", "CutOver", "Verify", "Record", "Notify", "ReleaseLease"),
+        *("ProbePromoted", "PrepareDatabase", "OpenLog", "PointSecret", "CutOver", "Verify"),
+        *("Record", "Notify", "ReleaseLease"),
     ]
     assert world.arguments("RevokeIngress") == {"GroupId": "sg-1", "SecurityGroupRuleIds": ["sgr-1"]}
     assert world.arguments("OpenLog")["Payload"] == {"epoch": 2, "member": "citizens-2-unit"}
-    assert world.arguments("CutOver")["Payload"] == {
+    order_to_cut_over = {
         "incident": INPUT["incident"],
         "epoch": 1,
         "primary": "citizens-2-unit",
         "standby": "citizens-1-unit",
     }
+    assert world.arguments("PointSecret")["Payload"] == {"Step": "pointSecret", **order_to_cut_over}
+    assert world.arguments("CutOver")["Payload"] == order_to_cut_over
     assert world.arguments("Promote")["BackupRetentionPeriod"] == 35
 
 
@@ -255,7 +261,9 @@ def test_a_promotion_that_never_ends_is_given_up() -> None:
     assert variables["reason"].endswith("RDS says rebooting")
 
 
-@pytest.mark.parametrize("state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "CutOver", "Verify"])
+@pytest.mark.parametrize(
+    "state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "PointSecret", "Verify"]
+)
 def test_every_failure_is_recorded_told_and_shown_as_a_failed_run(state: str) -> None:
     visited, variables = World(**{state: Refused("States.TaskFailed")}).run()
     assert variables["reason"] == f"{state}: States.TaskFailed: because"

@@ -1,3 +1,4 @@
+import json
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +25,7 @@ def test_every_function_is_private_bounded_and_keeps_what_fails(system: System) 
     for properties in functions(system).values():
         assert properties["VpcConfig"]["SubnetIds"]
         assert "DeadLetterConfig" in properties
-        assert properties["ReservedConcurrentExecutions"] in (1, 2)
+        assert properties["ReservedConcurrentExecutions"] in (1, 2, 4)
         assert properties["Timeout"] <= 90
         assert properties["Runtime"] == "python3.14"
         assert "LogGroup" in properties["LoggingConfig"]
@@ -61,13 +62,47 @@ def test_a_function_exists_only_while_its_permissions_do(system: System) -> None
         assert f"{each.logical_id}Policy" in each.body["DependsOn"]
 
 
-def test_witnesses_and_archive_run_every_minute_under_roles_of_their_own(system: System) -> None:
-    schedules = [each for each in system.of("AWS::Scheduler::Schedule") if each.stack != "Network"]
-    assert {each.properties["Name"] for each in schedules} == {
-        f"citizens-{name}-{SUFFIX}" for name in ("witness-a", "witness-c", "archive")
+def test_witnesses_archive_and_preparation_run_by_schedules_under_roles_of_their_own(system: System) -> None:
+    schedules = {
+        each.properties["Name"]: each.properties
+        for each in system.of("AWS::Scheduler::Schedule")
+        if each.stack != "Network"
     }
-    assert len({str(each.properties["Target"]["RoleArn"]) for each in schedules}) == 3
-    for each in schedules:
-        assert each.properties["ScheduleExpression"] == "rate(1 minute)"
-        assert each.properties["FlexibleTimeWindow"] == {"Mode": "OFF"}
-        assert "DeadLetterConfig" in each.properties["Target"]
+    assert {name: each["ScheduleExpression"] for name, each in schedules.items()} == {
+        f"citizens-witness-a-{SUFFIX}": "rate(1 minute)",
+        f"citizens-witness-c-{SUFFIX}": "rate(1 minute)",
+        f"citizens-archive-{SUFFIX}": "rate(1 minute)",
+        f"citizens-rotation-{SUFFIX}": "rate(5 minutes)",
+    }
+    assert schedules[f"citizens-rotation-{SUFFIX}"]["Target"]["Input"] == '{"Step": "prepareDatabase"}'
+    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 4
+    for each in schedules.values():
+        assert each["FlexibleTimeWindow"] == {"Mode": "OFF"}
+        assert "DeadLetterConfig" in each["Target"]
+
+
+USERS = {
+    "witness-a": "citizens_witness",
+    "witness-c": "citizens_witness",
+    "probe": "citizens_probe",
+    "archive": "citizens_log",
+    "open-log": "citizens_log",
+    "verify": "citizens_verify",
+}
+
+
+def test_each_function_signs_in_as_its_own_user_and_only_rotation_reads_the_secret(system: System) -> None:
+    allowed: dict[str, list[str]] = {}
+    readers = set()
+    for policy in system.of("AWS::IAM::ManagedPolicy"):
+        name = policy.properties["ManagedPolicyName"].removeprefix("citizens-").removesuffix(f"-{SUFFIX}")
+        for statement in policy.properties["PolicyDocument"]["Statement"]:
+            if statement["Action"] == "rds-db:connect":
+                allowed.setdefault(name, []).append(json.dumps(statement["Resource"]).rpartition("dbuser:")[2][:-4])
+            if "secretsmanager:GetSecretValue" in statement["Action"]:
+                readers.add(name)
+    assert allowed == {name: [f"*/{user}"] for name, user in USERS.items()}
+    assert readers == {"rotation"}
+    for each in system.of("AWS::Lambda::Function"):
+        name = each.properties["FunctionName"].removeprefix("citizens-").removesuffix(f"-{SUFFIX}")
+        assert each.properties["Environment"]["Variables"].get("DATABASE_USER") == USERS.get(name)

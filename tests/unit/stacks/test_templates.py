@@ -176,7 +176,7 @@ def test_every_log_group_has_a_key_a_retention_and_a_name(system: System) -> Non
 def test_the_settings_choose_zones_key_and_address(protected: System) -> None:
     (subscription,) = protected.of("AWS::SNS::Subscription")
     assert subscription.properties["Endpoint"] == "duty@agency.example"
-    policies = json.dumps([each.properties for each in protected.of("AWS::IAM::ManagedPolicy", "Failover")])
+    policies = json.dumps([each.properties for each in protected.of("AWS::IAM::ManagedPolicy", "Database")])
     assert "arn:aws:kms:eu-central-2:111122223333:key/00000000-0000-0000-0000-000000000000" in policies
     assert "secretsmanager.eu-central-2.amazonaws.com" in policies
 

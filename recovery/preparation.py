@@ -1,0 +1,27 @@
+"""What the functions need inside the database, put there by the main user: their roles and tables, and the log's
+publication.
+
+All of it replicates, so a promoted standby has it. It is put back every few minutes, so a restored database has it too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recovery.connection import Session
+from recovery.transaction_log import source
+
+ROLES = ("citizens_witness", "citizens_probe", "citizens_log", "citizens_verify")
+SECONDS = 10.0
+LOCK_MILLISECONDS = 2000
+_LOCK = 0x6369_7469_7A65_6E73
+"""Key of the advisory lock that keeps two preparations apart: GRANT does not wait for GRANT, it fails."""
+
+
+def prepare(session: Session) -> None:
+    """Put roles, tables and publication in place; a repeat changes nothing that is right. Raises what `run` raises."""
+    with session.transaction(SECONDS):
+        session.run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}", SECONDS)
+        session.run(f"SELECT pg_advisory_xact_lock({_LOCK})", SECONDS)
+        session.run((Path(__file__).with_name("sql") / "roles.sql").read_text(), SECONDS)
+    source.ensure_publication(session, SECONDS)

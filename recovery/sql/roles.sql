@@ -1,0 +1,59 @@
+-- The functions' database roles: one for each job, none with a password. They sign in by IAM database authentication
+-- (RDS user guide, "IAM database authentication for MariaDB, MySQL, and PostgreSQL": a member of rds_iam cannot sign in
+-- by password). Run again, this puts back whatever was lost or changed; it is one transaction of the main user.
+--
+--   citizens_witness  writes and reads the heartbeat
+--   citizens_probe    asks whether a member is in recovery, and nothing else
+--   citizens_log      makes, reads and moves the slot of the transaction log (rds_replication); no table
+--   citizens_verify   writes and reads back the row that proves a recovery
+
+DO $body$
+DECLARE
+    job text;
+    groups text[];
+    wrong record;
+BEGIN
+    FOREACH job IN ARRAY ARRAY['citizens_witness', 'citizens_probe', 'citizens_log', 'citizens_verify'] LOOP
+        groups := CASE job WHEN 'citizens_log' THEN ARRAY['rds_iam', 'rds_replication'] ELSE ARRAY['rds_iam'] END;
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = job) THEN
+            EXECUTE format('CREATE ROLE %I', job);
+        END IF;
+        EXECUTE format('ALTER ROLE %I LOGIN INHERIT NOCREATEDB NOCREATEROLE CONNECTION LIMIT 20 PASSWORD NULL', job);
+        FOR wrong IN
+            SELECT held.rolname FROM pg_catalog.pg_auth_members AS given
+            JOIN pg_catalog.pg_roles AS held ON held.oid = given.roleid
+            JOIN pg_catalog.pg_roles AS holder ON holder.oid = given.member
+            WHERE holder.rolname = job AND held.rolname <> ALL (groups)
+        LOOP
+            EXECUTE format('REVOKE %I FROM %I', wrong.rolname, job);
+        END LOOP;
+        EXECUTE format('GRANT %s TO %I', array_to_string(groups, ', '), job);
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), job);
+    END LOOP;
+END
+$body$;
+
+CREATE SCHEMA IF NOT EXISTS recovery;
+
+CREATE TABLE IF NOT EXISTS recovery.heartbeat (
+    witness text PRIMARY KEY,
+    epoch bigint NOT NULL,
+    sequence bigint NOT NULL,
+    at timestamptz NOT NULL,
+    lsn pg_lsn NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS recovery.verification (
+    epoch bigint PRIMARY KEY,
+    member text NOT NULL,
+    written_at timestamptz NOT NULL,
+    runs bigint NOT NULL
+);
+
+REVOKE ALL ON SCHEMA recovery FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify;
+REVOKE ALL ON ALL TABLES IN SCHEMA recovery
+    FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify;
+
+GRANT USAGE ON SCHEMA recovery TO citizens_witness, citizens_verify;
+GRANT SELECT, INSERT, UPDATE ON recovery.heartbeat TO citizens_witness;
+GRANT SELECT, INSERT, UPDATE ON recovery.verification TO citizens_verify;
