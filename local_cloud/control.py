@@ -12,7 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from local_cloud import schedules
+from local_cloud import permission_record, schedules
 from local_cloud.fleet import Delays, Fault, FleetError
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class ControlApi:
                 fault = fault_from(_object(body))
                 fleet.set_fault(identifier, fault)
                 return dataclasses.asdict(fault)
+            case ["GET", "permissions"]:
+                return permission_record.record.shown()
             case ["POST", "schedules", "fire"]:
                 return {"fired": schedules.fire_all()}
             case _:
