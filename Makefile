@@ -11,10 +11,10 @@ SCENARIO ?= primary-lost
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
-PACKAGES := app.py stacks recovery functions local_cloud deployment drills benchmarks tests
+PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth deploy destroy \
-        local-up local-down local-deploy local-destroy bench clean
+        local-up local-down local-deploy local-destroy least-privilege bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,6 +52,9 @@ integration: $(READY) ## integration tests against a local cloud of their own
 
 integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
 	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json
+
+least-privilege: $(READY) ## show that every permission is used and needed: a table and reports/least-privilege.json
+	@$(BIN)/python -m privilege
 
 bench: $(READY) ## benchmarks: a table and reports/bench.json
 	@$(BIN)/python -m benchmarks

@@ -85,7 +85,12 @@ def test_the_record_does_not_grow_without_bounds() -> None:
 def test_nothing_is_lost_when_many_threads_record_at_once() -> None:
     record = PermissionRecord()
     entry = Entry("sns:Publish", "topic", True)
-    threads = [threading.Thread(target=lambda: [record.add("role", entry) for _ in range(500)]) for _ in range(8)]
+
+    def ask() -> None:
+        for _ in range(500):
+            record.add("role", entry)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
