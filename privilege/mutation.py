@@ -74,11 +74,6 @@ class Trial:
         self.site.forget("lease")
         self._machine_recovers(roles[MACHINE])
 
-    def missed(self, roles: Sequence[Role]) -> list[Grant]:
-        """Actions that are on no list and that no exercise was tried without."""
-        tried = {verdict.grant for verdict in self.verdicts}
-        return [grant for role in roles for grant in to_show(role) if grant not in tried and self.only(grant)]
-
     def _lanes(self, lanes: Sequence[Sequence[str]], roles: dict[str, Role], *, breaks: bool) -> None:
         with ThreadPoolExecutor(len(lanes)) as pool:
             for done in [pool.submit(self._lane, lane, roles, breaks) for lane in lanes]:
@@ -116,8 +111,9 @@ class Trial:
 
     def _to_try(self, grant: Grant) -> bool:
         with self._lock:
-            tried = any(verdict.grant == grant for verdict in self.verdicts)
-        return not tried and reason(grant.short, grant.action) is None and self.only(grant)
+            # One that another exercise used by the way and did not miss is left to those that follow.
+            shown = any(verdict.grant == grant and verdict.sign for verdict in self.verdicts)
+        return not shown and reason(grant.short, grant.action) is None and self.only(grant)
 
     def _passes(self, role: Role, exercise: Exercise) -> bool:
         before, refused = _allowed(self.site, role), self.site.denials(role.short)

@@ -66,7 +66,8 @@ class Report:
 
 def compare(roles: Sequence[Role], suffix: str, usage: Usage, verdicts: Iterable[Verdict]) -> Report:
     """Every action of every statement of the roles, against usage and verdicts."""
-    by_grant = {verdict.grant: verdict for verdict in verdicts}
+    # Of several tries without the same action, one that failed for want of it counts.
+    by_grant = {verdict.grant: verdict for verdict in sorted(verdicts, key=lambda verdict: verdict.sign is not None)}
     rows = tuple(
         _row(grant, policy_name(grant.policy, suffix), usage, by_grant.get(grant))
         for role in roles
@@ -119,17 +120,18 @@ def show(report: Report, console: Console) -> None:
     table = Table(title="Granted against used", title_justify="left")
     for column in ("role", "action", "used", "resources", "needed, because without it"):
         table.add_column(column, overflow="fold")
-    previous = ""
-    for row in report.rows:
-        table.add_row(
-            row.role if row.role != previous else "",
-            row.action,
-            str(row.used) if row.listed is None else "–",
-            f"{row.used_resources}/{row.resources}" if row.listed is None else "",
-            _needed(row),
-            end_section=False,
-        )
-        previous = row.role
+    for role in dict.fromkeys(row.role for row in report.rows):
+        rows = [row for row in report.rows if row.role == role]
+        for row in rows:
+            if row.listed is None:
+                resources = f"{row.used_resources}/{row.resources}"
+                needed = f"{row.exercise}: fails" if row.sign else "[red]not shown[/]"
+                table.add_row(role if row is rows[0] else "", row.action, str(row.used), resources, needed)
+        for why in dict.fromkeys(row.listed for row in rows if row.listed is not None):
+            actions = dict.fromkeys(row.action for row in rows if row.listed == why)
+            first = role if rows[0].action in actions else ""
+            table.add_row(first, ", ".join(actions), "–", "", f"[dim]listed: {why}[/]")
+        table.add_section()
     console.print(table)
     shown = sum(row.listed is None and row.sign is not None for row in report.rows)
     listed = sum(row.listed is not None for row in report.rows)
@@ -140,9 +142,3 @@ def show(report: Report, console: Console) -> None:
     for problem in report.problems:
         console.print(f"[red]{problem}[/]")
     console.print(f"[dim]{LIMITS}[/]")
-
-
-def _needed(row: Row) -> str:
-    if row.listed is not None:
-        return f"[dim]listed: {row.listed}[/]"
-    return f"{row.exercise}: fails" if row.sign else "[red]not shown[/]"
