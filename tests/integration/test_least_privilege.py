@@ -13,15 +13,17 @@ from privilege.mutation import Trial, to_show
 from privilege.report import compare
 from privilege.site import Site
 from tests.integration.conftest import Deployed
+from tests.integration.test_commands import run
 
 pytestmark = pytest.mark.breaks_the_machine
 
-# One action of a service each: the secret, the table, RDS, the log.
+# Of each role one action, together of every service that these functions call.
 SAMPLE = {
     "citizens-probe": "logs:PutLogEvents",
     "citizens-arbiter": "rds:DescribeEvents",
     "citizens-verify": "dynamodb:GetItem",
     "citizens-open-log": "dynamodb:PutItem",
+    "citizens-rotation": "secretsmanager:GetRandomPassword",
 }
 
 
@@ -41,6 +43,13 @@ def trial(deployed: Deployed) -> Trial:
 @pytest.fixture(scope="module")
 def roles(trial: Trial) -> tuple[Role, ...]:
     return trial.site.roles()
+
+
+def test_a_wrong_setting_stops_it_before_anything_starts() -> None:
+    done = run("privilege", environment={"REGION": "us-east-1"})
+    assert done.returncode == 1
+    assert "The region 'us-east-1' is refused" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_with_the_deployed_policies_every_exercise_of_the_sample_passes(trial: Trial) -> None:
