@@ -85,7 +85,8 @@ def _row(grant: Grant, policy: str, usage: Usage, verdict: Verdict | None) -> Ro
         statement=grant.statement,
         action=grant.action,
         resources=len(grant.resources),
-        used_resources=len(usage.resources(*where)),
+        # Those of this environment: a drill's has other names.
+        used_resources=len(usage.resources(*where) & set(grant.resources)),
         used=usage.count(*where),
         listed=excuse.reason if excuse else None,
         exercise=verdict.exercise if verdict else None,

@@ -30,6 +30,10 @@ class Site:
 
     account: Account
     outputs: Mapping[str, str]
+    renewed: dict[str, float] = field(default_factory=dict)
+    """When a function's execution environments were last ended, epoch milliseconds."""
+    refused: dict[str, dict[str, int]] = field(default_factory=dict)
+    """What had been refused to a function's role by then."""
     _clients: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -83,6 +87,8 @@ class Site:
         functions = self.client("lambda")
         if timeout is None:
             timeout = functions.get_function_configuration(FunctionName=self.function(name))["Timeout"]
+        self.renewed[name] = time.time() * 1000
+        self.refused[name] = self.denials(f"citizens-{name}")
         functions.update_function_configuration(FunctionName=self.function(name), Timeout=timeout)
 
     def record(self, identity: str) -> dict[str, Any] | None:
