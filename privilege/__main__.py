@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -36,8 +37,6 @@ from privilege.site import Failed, Site
 from privilege.used import Usage, read
 from stacks.settings import SettingsError
 
-SUFFIX = "privilege"
-STATE = ROOT / f".local-cloud-{SUFFIX}"
 # So that a witness suspects within a second and the arbiter grants no grace: what is asked for is the same.
 SWIFT = {"PROBE_INTERVAL_SECONDS": "0.5", "FAILURE_THRESHOLD": "2", "MULTI_AZ_GRACE_SECONDS": "0"}
 SCENARIO = "primary-lost"
@@ -53,6 +52,12 @@ class Run:
     usage: Usage = field(default_factory=Usage)
     seconds: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    suffix: str = field(default_factory=lambda: f"privilege-{secrets.token_hex(2)}")
+
+    @property
+    def state(self) -> Path:
+        """The folder of this run's local cloud."""
+        return ROOT / f".local-cloud-{self.suffix}"
 
     def everything(self, *, rehearse: bool) -> Report:
         """Drill and tests (unless left out), exercises, mutations, comparison."""
@@ -92,12 +97,12 @@ class Run:
         log = ROOT / "reports" / "logs" / "least-privilege.log"
         try:
             with self._phase("deploy"):
-                local.up(STATE, environment)
-                target = local.environment_of(STATE, environment)
+                local.up(self.state, environment)
+                target = local.environment_of(self.state, environment)
                 local.bootstrap(target, log)
-                cdk = Cdk(SUFFIX, target, log)
+                cdk = Cdk(self.suffix, target, log)
                 cdk.synth()
-                local.play_agency(target, SUFFIX)
+                local.play_agency(target, self.suffix)
                 site = Site(Account(target), cdk.deploy())
             trial = Trial(site, lambda line: self.console.print(f"[dim]{line}[/]"))
             with self._phase("exercises with and without each action"):
@@ -109,11 +114,11 @@ class Run:
                 for action in sorted(set(actions))
             )
             self.usage.allowed += site.usage().allowed
-            return compare(site.roles(), SUFFIX, self.usage, trial.verdicts)
+            return compare(site.roles(), self.suffix, self.usage, trial.verdicts)
         finally:
             with self._phase("stop"):
-                local.down(STATE, environment)
-                Cdk(SUFFIX, environment).discard()
+                local.down(self.state, environment)
+                Cdk(self.suffix, environment).discard()
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -131,7 +136,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--exercises-only", action="store_true", help="without the drill and the integration tests")
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-    for each in (signal.SIGTERM, signal.SIGHUP):
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.default_int_handler)
     try:
         report = Run(environment, console).everything(rehearse=not chosen.exercises_only)

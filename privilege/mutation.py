@@ -59,6 +59,7 @@ class Trial:
     """Actions that were refused to a role with the deployed policies."""
     _used: dict[tuple[str, str], set[tuple[str, int, str]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stopped: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
         """Everything, in its order: what needs the primary first, then what needs it to be cut off."""
@@ -76,13 +77,19 @@ class Trial:
 
     def _lanes(self, lanes: Sequence[Sequence[str]], roles: dict[str, Role], *, breaks: bool) -> None:
         with ThreadPoolExecutor(len(lanes)) as pool:
-            for done in [pool.submit(self._lane, lane, roles, breaks) for lane in lanes]:
-                done.result()
+            try:
+                for done in [pool.submit(self._lane, lane, roles, breaks) for lane in lanes]:
+                    done.result()
+            except BaseException:
+                # Ctrl-C, or another lane's end: each lane stops after what it is at.
+                self._stopped.set()
+                raise
 
     def _lane(self, lane: Sequence[str], roles: dict[str, Role], breaks: bool) -> None:
         for short in lane:
             for exercise in EXERCISES:
-                if exercise.role == short and exercise.breaks == breaks and short in roles:
+                wanted = exercise.role == short and exercise.breaks == breaks and short in roles
+                if wanted and not self._stopped.is_set():
                     self.try_exercise(roles[short], exercise)
 
     def try_exercise(self, role: Role, exercise: Exercise) -> None:
@@ -113,7 +120,9 @@ class Trial:
         with self._lock:
             # One that another exercise used by the way and did not miss is left to those that follow.
             shown = any(verdict.grant == grant and verdict.sign for verdict in self.verdicts)
-        return not shown and reason(grant.short, grant.action) is None and self.only(grant)
+        return (
+            not shown and not self._stopped.is_set() and reason(grant.short, grant.action) is None and self.only(grant)
+        )
 
     def _passes(self, role: Role, exercise: Exercise) -> bool:
         before, refused = _allowed(self.site, role), self.site.denials(role.short)
