@@ -100,11 +100,11 @@ def test_nothing_is_lost_when_many_threads_record_at_once() -> None:
 
 def test_a_function_that_may_not_reach_its_dead_letter_queue_loses_the_event(account: Account) -> None:
     sqs._act_create_queue({"QueueName": "letters"}, "")
-    account.function("f", "def handler(event, context):\n    return 1\n", DeadLetterConfig={"TargetArn": QUEUE})
-    lambda_svc._route_async_failure(QUEUE, "f", {"n": 1}, {"body": {}})
+    account.function("denied", "def handler(event, context):\n    return 1\n", DeadLetterConfig={"TargetArn": QUEUE})
+    lambda_svc._route_async_failure(QUEUE, "denied", {"n": 1}, {"body": {}})
     assert not sqs._queue_by_arn(QUEUE)["messages"]
-    assert account.metric("AWS/Lambda", "DeadLetterErrors", FunctionName="f") == 1
-    assert [entry["action"] for entry in recorded("f-role") if not entry["allowed"]] == ["sqs:SendMessage"]
+    assert account.metric("AWS/Lambda", "DeadLetterErrors", FunctionName="denied") == 1
+    assert [entry["action"] for entry in recorded("denied-role") if not entry["allowed"]] == ["sqs:SendMessage"]
 
 
 def test_the_control_api_shows_the_record_of_requests_over_http(cloud: RunningCloud) -> None:
