@@ -10,10 +10,10 @@ READY := $(VENV)/.ready
 SCENARIO ?= primary-lost
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-PACKAGES := app.py stacks recovery functions local_cloud deployment drills benchmarks tests
+PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy \
-        suffix local-up local-down local-deploy local-destroy bench snapshots clean
+        suffix local-up local-down local-deploy local-destroy least-privilege bench snapshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,6 +54,9 @@ integration-aws: $(READY) ## the same tests against the account that cfn-outputs
 
 snapshots: $(READY) ## write the templates' snapshots again (STATEFUL=yes: also the list of what replaces data)
 	@$(BIN)/python -m tests.unit.stacks.snapshot $(if $(filter yes,$(STATEFUL)),--stateful)
+
+least-privilege: $(READY) ## show that every permission is used and needed: a table and reports/least-privilege.json
+	@$(BIN)/python -m privilege
 
 bench: $(READY) ## benchmarks: a table and reports/bench.json
 	@$(BIN)/python -m benchmarks

@@ -20,9 +20,13 @@ MASTER_USER = "citizens_admin"
 AGENCY_SECRET = "citizens/{suffix}/database"  # noqa: S105  (a name)
 
 
-def up(state: Path, environment: Mapping[str, str]) -> None:
-    """Start the local cloud of a state folder, or find it running. Raises Problem with the log's end when it cannot."""
-    _local_cloud(["up", "--state", str(state), "--detach"], environment)
+def up(state: Path, environment: Mapping[str, str], permissions: Path | None = None) -> None:
+    """Start the local cloud of a state folder, or find it running. Raises Problem with the log's end when it cannot.
+
+    `permissions` is a file for what every role asked for, written when it stops.
+    """
+    recording = [] if permissions is None else ["--permissions", str(permissions)]
+    _local_cloud(["up", "--state", str(state), "--detach", *recording], environment)
 
 
 def down(state: Path, environment: Mapping[str, str]) -> None:

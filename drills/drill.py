@@ -53,6 +53,8 @@ class Drill:
     objectives: Objectives
     suffix: str = field(default_factory=lambda: f"drill-{secrets.token_hex(2)}")
     phases: dict[str, float] = field(default_factory=dict)
+    permissions: Path | None = None
+    """A file for what every role asked for during the drill."""
 
     @property
     def state(self) -> Path:
@@ -109,7 +111,7 @@ class Drill:
         with self._phase("prepare"), ThreadPoolExecutor() as pool:
             # The scenario's own settings are the system's, so the environment of everything that is deployed.
             synth = pool.submit(Cdk(self.suffix, {**self.environment, **self.scenario.settings}, log).synth)
-            local.up(self.state, self.environment)
+            local.up(self.state, self.environment, self.permissions)
             environment = local.environment_of(self.state, self.environment)
             local.bootstrap(environment, log)
             local.play_agency(environment, self.suffix)

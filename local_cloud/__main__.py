@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--state", type=Path, default=DEFAULT_STATE, help="its folder (default %(default)s)")
         if name == "up":
             command.add_argument("--detach", action="store_true", help="return when it is ready")
+            command.add_argument(
+                "--permissions", type=Path, help="a file for what every role asked for, written when it stops"
+            )
             # What a detached start runs in the background: the folder is there already, with the log.
             command.add_argument("--in-background", action="store_true", help=argparse.SUPPRESS)
             command.add_argument("--account", default=DEFAULT_ACCOUNT, help="12 digits (default %(default)s)")
@@ -93,6 +96,7 @@ def _up_here(state: Path, options: argparse.Namespace) -> int:
         account=options.account,
         region=options.region,
         client_address=options.client_address,
+        permissions=options.permissions,
     )
     server.serve(settings, listener, lambda line: print(line, flush=True))
     return 0
@@ -103,6 +107,8 @@ def _up_detached(state: Path, options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "local_cloud", "up", "--state", str(state)]
     for name in ("account", "region", "client_address"):
         command += [f"--{name.replace('_', '-')}", getattr(options, name)]
+    if options.permissions is not None:
+        command += ["--permissions", str(options.permissions.resolve())]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--in-background"],

@@ -12,7 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from local_cloud import schedules
+from local_cloud import permission_record, schedules
 from local_cloud.fleet import Delays, Fault, FleetError
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class ControlApi:
                 return dataclasses.asdict(fault)
             case ["PUT", "clock"]:
                 return {"now": schedules.advance(seconds_from(_object(body)))}
+            case ["GET", "permissions"]:
+                return permission_record.record.shown()
             case ["POST", "schedules", "fire"]:
                 return {"fired": schedules.fire_all()}
             case _:

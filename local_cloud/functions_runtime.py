@@ -45,12 +45,20 @@ ASYNCHRONOUS_RETRY_SECONDS = 1.0
 ASYNCHRONOUS_RETRY_LIMIT_SECONDS = 4.0
 # The properties of AWS::Lambda::Function that the emulator's CloudFormation leaves out.
 _CONFIGURED = ("VpcConfig", "FileSystemConfigs", "DeadLetterConfig")
+# What a function's role needs for the target of its failures, by the target's service.
+_FAILURE_ACTIONS = {
+    "sqs": "sqs:SendMessage",
+    "sns": "sns:Publish",
+    "lambda": "lambda:InvokeFunction",
+    "events": "events:PutEvents",
+}
 
 _logger = logging.getLogger(__name__)
 _create_function = provisioners._lambda_create
 _update_function = provisioners._lambda_update
 _delete_function = provisioners._lambda_delete
 _execute_function = lambda_svc._execute_function
+_route_failure = lambda_svc._route_async_failure
 
 
 def install(options: LocalCloudOptions, authority_bundle: Path) -> None:
@@ -67,6 +75,7 @@ def install(options: LocalCloudOptions, authority_bundle: Path) -> None:
     lambda_runtime.kill_workers = kill_workers
     lambda_svc._execute_function = _execute_and_measure
     lambda_svc._execute_function_warm = _execute_warm
+    lambda_svc._route_async_failure = _route_failure_as_role
     # The worker's log and the metrics are written where the invocation happens, whoever asked for it.
     lambda_svc._emit_lambda_logs = _nothing
     lambda_svc._emit_lambda_metrics = _nothing
@@ -205,6 +214,20 @@ def invoke_asynchronously(function_arn: str, event: Any) -> bool:
     record = lambda_svc._execution_record_for_config(func, config)
     contextvars.copy_context().run(lambda_svc.invoke_async_with_retry, record, event)
     return True
+
+
+def _route_failure_as_role(target_arn: str, name: str, event: Any, result: dict[str, Any]) -> None:
+    """Send what failed for good to the dead-letter target or destination, if the function's role may."""
+    config = (lambda_svc._functions.get(name) or {}).get("config") or {}
+    service = target_arn.split(":")[2] if target_arn.count(":") >= 5 else ""
+    session = RoleSession(str(config.get("Role", "")), name[:64])
+    action = _FAILURE_ACTIONS.get(service)
+    denial = permissions.role_denial(session, action, target_arn, service=service) if action else None
+    if denial:
+        _logger.warning("A failed event of %s was dropped: %s", name, denial)
+        cloudwatch.record_metric("AWS/Lambda", "DeadLetterErrors", 1, "Count", {"FunctionName": name})
+        return
+    _route_failure(target_arn, name, event, result)
 
 
 # Templates

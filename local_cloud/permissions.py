@@ -17,6 +17,8 @@ from ministack.core import iam_actions, iam_evaluator
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import dynamodb, iam
 
+from local_cloud import permission_record
+
 _request_tag_context = iam_actions.request_tag_context
 _pin_request_origin = iam_evaluator.pin_request_origin
 
@@ -41,11 +43,12 @@ class RoleSession:
 
 
 def install() -> None:
-    """Complete the emulator's IAM: condition keys it leaves out, and TLS taken as given.
+    """Complete the emulator's IAM: condition keys it leaves out, TLS taken as given, and a record of what was asked.
 
     The endpoint is plain HTTP on the loopback interface; on AWS every call is TLS. A policy that denies
     `aws:SecureTransport=false` must not deny everything here.
     """
+    permission_record.install()
     iam_actions.request_tag_context = request_context
     iam_evaluator.pin_request_origin = app.pin_request_origin = _origin_with_tls
 

@@ -37,7 +37,10 @@ GRACE_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class LocalCloudOptions:
-    """What one local cloud runs with: its state folder, its endpoint's address and port and the account it plays."""
+    """What one local cloud runs with: its state folder, its endpoint's address and port and the account it plays.
+
+    `permissions` is a file that gets the record of what every role asked for, when it stops.
+    """
 
     state: Path
     host: str
@@ -45,6 +48,7 @@ class LocalCloudOptions:
     account: str
     region: str
     client_address: str
+    permissions: Path | None = None
 
     @property
     def endpoint(self) -> str:
@@ -173,8 +177,10 @@ class LocalCloud:
 
     def close(self) -> None:
         """Stop the timers and the databases and end every process that is still a child of this one."""
-        from local_cloud import functions_runtime, sweep
+        from local_cloud import functions_runtime, permission_record, sweep
 
+        if self.options.permissions is not None:
+            write_whole(self.options.permissions, json.dumps(permission_record.record.shown()))
         self.rotations.close()
         self.events.close()
         functions_runtime.stop_all()

@@ -20,6 +20,7 @@ from ministack import app
 from ministack.core import iam_actions
 from ministack.core.responses import _service_model, error_response_json, get_account_id, get_region, json_response
 from ministack.services import cloudwatch, cloudwatch_logs, lambda_svc, stepfunctions
+from ministack.services.cloudformation import provisioners
 
 from local_cloud import permissions
 from local_cloud.permissions import RoleSession
@@ -66,6 +67,8 @@ _normalise_response = stepfunctions._normalize_query_response
 _error_matches = stepfunctions._error_matches
 _emulators_member_name = stepfunctions._api_name_to_sfn_key
 _dispatch_query = stepfunctions._dispatch_aws_sdk_query
+_create_from_template = provisioners._sfn_state_machine_create
+_update_from_template = provisioners._sfn_state_machine_update
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,9 @@ def install(_options: LocalCloudOptions) -> None:
     stepfunctions._api_name_to_sfn_key = member_name
     stepfunctions._dispatch_aws_sdk_query = _dispatch_known_fields
     app.call_service_handler_sync = _call_service_as_role
+    provisioners._RESOURCE_HANDLERS["AWS::StepFunctions::StateMachine"].update(
+        create=_create_with_log, update=_update_with_log
+    )
 
 
 # Creating and starting
@@ -123,6 +129,29 @@ def _distrust(role_arn: str, machine_arn: str) -> Any:
         f"Neither the global service principal {SERVICE}, nor the regional one is authorized to assume {role_arn}."
     )
     return error_response_json("AccessDeniedException", message, 400)
+
+
+def _create_with_log(logical_id: str, properties: Mapping[str, Any], stack: str) -> Any:
+    return _create_from_template(logical_id, _with_log(properties), stack)
+
+
+def _update_with_log(
+    physical_id: str, old: Mapping[str, Any], new: Mapping[str, Any], stack: str, logical_id: str | None = None
+) -> Any:
+    return _update_from_template(physical_id, _with_log(old), _with_log(new), stack, logical_id)
+
+
+def _with_log(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The emulator keeps a template's logging configuration as it is written there; the API's begins in lower case."""
+    if "LoggingConfiguration" not in properties:
+        return dict(properties)
+    return {**properties, "LoggingConfiguration": _in_lower_case(properties["LoggingConfiguration"])}
+
+
+def _in_lower_case(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key)[:1].lower() + str(key)[1:]: _in_lower_case(part) for key, part in value.items()}
+    return [_in_lower_case(part) for part in value] if isinstance(value, list) else value
 
 
 def _start_once(data: dict[str, Any]) -> Any:

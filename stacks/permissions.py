@@ -17,32 +17,54 @@ from stacks.policy_packs import acknowledge, wildcard
 READ_ITEMS = ("dynamodb:GetItem",)
 ENCRYPT_AND_DECRYPT = ("kms:Decrypt", "kms:GenerateDataKey")
 
+
+@dataclass(frozen=True)
+class Unrestricted:
+    """Why an action is allowed on "*". `page` is where AWS says so, needed where the action could be restricted by its
+    kind; actions without one have no resource-level permission at all (service authorization reference)."""
+
+    reason: str
+    page: str = ""
+
+
+_VPC_PAGE = "AWS Lambda developer guide, Giving Lambda functions access to resources in an Amazon VPC"
+_NO_RESOURCES = Unrestricted("the action has no resource-level permission")
+_UNKNOWN_INTERFACE = Unrestricted("the interface's id is unknown until Lambda creates it", _VPC_PAGE)
+
 # Every "*" resource of the system, with the reason; nothing else may have one.
-REASONS_WITHOUT_RESOURCES: Mapping[str, str] = {
-    "ec2:CreateNetworkInterface": "Lambda attaches a function to a VPC only with the unrestricted permission",
-    "ec2:DescribeNetworkInterfaces": "EC2 describes have no resource-level permission",
-    "ec2:DescribeSubnets": "EC2 describes have no resource-level permission",
-    "ec2:DeleteNetworkInterface": "the interface's id is unknown until Lambda creates it",
-    "ec2:AssignPrivateIpAddresses": "the interface's id is unknown until Lambda creates it",
-    "ec2:UnassignPrivateIpAddresses": "the interface's id is unknown until Lambda creates it",
-    "ec2:DescribeSecurityGroupRules": "EC2 describes have no resource-level permission",
-    "cloudwatch:PutMetricData": "no resource-level permission; restricted by the condition on the namespace",
-    "secretsmanager:GetRandomPassword": "concerns no secret",
-    "logs:CreateLogDelivery": "log deliveries have no resource-level permission",
-    "logs:GetLogDelivery": "log deliveries have no resource-level permission",
-    "logs:UpdateLogDelivery": "log deliveries have no resource-level permission",
-    "logs:DeleteLogDelivery": "log deliveries have no resource-level permission",
-    "logs:ListLogDeliveries": "log deliveries have no resource-level permission",
-    "logs:PutResourcePolicy": "log deliveries have no resource-level permission",
-    "logs:DescribeResourcePolicies": "log deliveries have no resource-level permission",
-    "logs:DescribeLogGroups": "log deliveries have no resource-level permission",
-    "xray:PutTraceSegments": "X-Ray has no resource-level permission for writing traces",
-    "xray:PutTelemetryRecords": "X-Ray has no resource-level permission for writing traces",
-    "xray:GetSamplingRules": "X-Ray has no resource-level permission for reading sampling rules",
-    "xray:GetSamplingTargets": "X-Ray has no resource-level permission for reading sampling rules",
-    "rds:DescribeEvents": "RDS events have no resource-level permission",
-    "rds:DescribeDBSnapshots": "AWS Backup looks for snapshots by name before it has made one",
-    "tag:GetResources": "no resource-level permission",
+REASONS_WITHOUT_RESOURCES: Mapping[str, Unrestricted] = {
+    "ec2:CreateNetworkInterface": Unrestricted(
+        "Lambda attaches a function to a VPC only with the unrestricted permission", _VPC_PAGE
+    ),
+    "ec2:DescribeNetworkInterfaces": _NO_RESOURCES,
+    "ec2:DescribeSubnets": _NO_RESOURCES,
+    "ec2:DeleteNetworkInterface": _UNKNOWN_INTERFACE,
+    "ec2:AssignPrivateIpAddresses": _UNKNOWN_INTERFACE,
+    "ec2:UnassignPrivateIpAddresses": _UNKNOWN_INTERFACE,
+    "ec2:DescribeSecurityGroupRules": _NO_RESOURCES,
+    "cloudwatch:PutMetricData": Unrestricted(
+        "a metric is no resource; restricted by the condition on the namespace",
+        "Amazon CloudWatch user guide, Using condition keys to limit access to CloudWatch namespaces",
+    ),
+    "secretsmanager:GetRandomPassword": _NO_RESOURCES,
+    "logs:CreateLogDelivery": _NO_RESOURCES,
+    "logs:GetLogDelivery": _NO_RESOURCES,
+    "logs:UpdateLogDelivery": _NO_RESOURCES,
+    "logs:DeleteLogDelivery": _NO_RESOURCES,
+    "logs:ListLogDeliveries": _NO_RESOURCES,
+    "logs:PutResourcePolicy": _NO_RESOURCES,
+    "logs:DescribeResourcePolicies": _NO_RESOURCES,
+    "logs:DescribeLogGroups": _NO_RESOURCES,
+    "xray:PutTraceSegments": _NO_RESOURCES,
+    "xray:PutTelemetryRecords": _NO_RESOURCES,
+    "xray:GetSamplingRules": _NO_RESOURCES,
+    "xray:GetSamplingTargets": _NO_RESOURCES,
+    "rds:DescribeEvents": _NO_RESOURCES,
+    "rds:DescribeDBSnapshots": Unrestricted(
+        "AWS Backup looks for snapshots by name before it has made one",
+        "AWS managed policy AWSBackupServiceRolePolicyForBackup",
+    ),
+    "tag:GetResources": _NO_RESOURCES,
 }
 
 VPC_ATTACHMENT = (

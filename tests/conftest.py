@@ -14,6 +14,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="flat outputs of a deployed system (a real account's); without it one is deployed into a local cloud",
     )
+    parser.addoption(
+        "--permissions",
+        type=Path,
+        default=None,
+        help="a file for what every role asked for in the integration tests' local cloud",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

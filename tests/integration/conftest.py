@@ -46,10 +46,10 @@ class Cloud:
 
 
 @pytest.fixture(scope="session")
-def cloud() -> Iterator[Cloud]:
+def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
     state = ROOT / f".local-cloud-test-{secrets.token_hex(2)}"
     try:
-        local.up(state, os.environ)
+        local.up(state, os.environ, request.config.getoption("--permissions"))
         environment = local.environment_of(state, os.environ)
         local.bootstrap(environment, state / "bootstrap.log")
         yield Cloud(state, environment)

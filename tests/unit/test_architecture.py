@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("stacks", "recovery", "functions", "local_cloud", "deployment", "drills", "benchmarks")
+PACKAGES = ("stacks", "recovery", "functions", "local_cloud", "deployment", "drills", "privilege", "benchmarks")
 
 MAY_IMPORT = {
     "recovery": set(),
@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "local_cloud": set(),
     "deployment": {"recovery", "stacks.settings", "stacks.names"},
     "drills": {"recovery", "deployment", "stacks.settings"},
+    "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
     "benchmarks": {"recovery", "deployment", "stacks.settings", "drills", "local_cloud"},
 }
 

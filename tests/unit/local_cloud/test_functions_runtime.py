@@ -291,7 +291,11 @@ def test_an_asynchronous_invocation_is_tried_three_times_and_then_goes_to_the_de
         "    open(os.environ['NOTE'], 'a').write('x')\n    raise ValueError('no')\n"
     )
     arn = account.function(
-        "f", source, DeadLetterConfig={"TargetArn": dead}, Environment={"Variables": {"NOTE": str(note)}}
+        "f",
+        source,
+        Role=account.role("f-role", *LOGS, "sqs:SendMessage"),
+        DeadLetterConfig={"TargetArn": dead},
+        Environment={"Variables": {"NOTE": str(note)}},
     )
     assert functions_runtime.invoke_asynchronously(arn, {"n": 1})
     message = eventually(lambda: sqs._queue_by_arn(dead)["messages"])[0]

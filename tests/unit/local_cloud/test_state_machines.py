@@ -10,6 +10,7 @@ import pytest
 from ministack import app
 from ministack.core import iam_evaluator
 from ministack.services import dynamodb, ec2, iam, stepfunctions
+from ministack.services.cloudformation import provisioners
 
 from local_cloud import permissions, state_machines
 from tests.unit.local_cloud.emulated_account import ACCOUNT, LOGS, REGION, Account, emulated_account, eventually
@@ -289,6 +290,26 @@ def test_the_machines_log_has_awss_events(account: Account, level: str, permitte
     if kinds and level == "ALL":
         assert events[0]["id"] == "1"
         assert events[1]["details"] == {"name": "Do", "input": "{}", "inputDetails": {"truncated": False}}
+
+
+def test_a_machine_of_a_template_writes_its_log_as_one_of_the_api_does(account: Account) -> None:
+    group = "/aws/vendedlogs/states/machine"
+    account.log_group(group)
+    arn = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{group}:*"
+    properties = {
+        "StateMachineName": "machine",
+        "RoleArn": account.role("machine", "logs:CreateLogDelivery", service=SERVICE),
+        "DefinitionString": json.dumps({"StartAt": "Do", "States": {"Do": {"Type": "Pass", "End": True}}}),
+    }
+    logged = {"Level": "ALL", "Destinations": [{"CloudWatchLogsLogGroup": {"LogGroupArn": arn}}]}
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::StepFunctions::StateMachine"]
+    machine, _ = handlers["create"]("Machine", properties, "stack")
+    _, silent = start(machine, name="silent")
+    eventually(lambda: stepfunctions._executions[silent["executionArn"]]["status"] != "RUNNING")
+    handlers["update"](machine, properties, {**properties, "LoggingConfiguration": logged}, "stack", "Machine")
+    start(machine, name="told")
+    eventually(lambda: any("ExecutionSucceeded" in line for line in account.log(group)))
+    assert not any(":silent" in line for line in account.log(group))
 
 
 def test_a_runtime_error_is_not_caught_by_all() -> None:

@@ -2,13 +2,17 @@
 
 import json
 import re
+from functools import reduce
 from pathlib import Path
 
+import cfnlint
 import pytest
 
 from deployment.lint import check_templates
 from deployment.problem import Problem
+from privilege.granted import listed, short_name
 from stacks.permissions import REASONS_WITHOUT_RESOURCES, without_resources
+from stacks.unused_permissions import UNUSED
 from tests.unit.stacks.conftest import NESTED, STATEFUL, SUFFIX, Resource, System
 
 OUTPUTS = {
@@ -162,6 +166,46 @@ def test_a_wildcard_resource_without_a_reason_cannot_be_written() -> None:
 def test_every_reason_for_a_wildcard_resource_is_used(system: System) -> None:
     used = json.dumps([statements(each) for each in system.of("AWS::IAM::ManagedPolicy")])
     assert [action for action in REASONS_WITHOUT_RESOURCES if f'"{action}"' not in used] == []
+
+
+def test_an_action_that_could_be_restricted_says_where_aws_wants_it_unrestricted() -> None:
+    """cfn-lint carries the actions of AWS's service authorization reference with their resource types."""
+    data = Path(cfnlint.__file__).parent / "data" / "AdditionalSpecs" / "Policies.json"
+    known = json.loads(data.read_text(encoding="utf-8"))
+    for name, entry in REASONS_WITHOUT_RESOURCES.items():
+        service, action = name.split(":")
+        restrictable = bool(known[service]["Actions"][action.lower()].get("Resources"))
+        assert restrictable == bool(entry.page), name
+        assert entry.reason
+
+
+def test_every_excuse_for_an_unused_permission_is_granted_to_somebody(system: System) -> None:
+    granted = [
+        (short_name(str(policy.properties["ManagedPolicyName"]), SUFFIX), action)
+        for policy in system.of("AWS::IAM::ManagedPolicy")
+        for statement in statements(policy)
+        for action in listed(statement["Action"])  # type: ignore[arg-type]
+    ]
+    for entry in UNUSED:
+        assert entry.reason
+        assert entry.source
+        for action in entry.actions:
+            assert any(entry.covers(role, name) for role, name in granted if name == action), (entry.roles, action)
+
+
+def test_functions_machine_and_schedules_have_a_role_each(system: System) -> None:
+    roles = [
+        json.dumps(value)
+        for kind, path in (
+            ("AWS::Lambda::Function", ("Role",)),
+            ("AWS::StepFunctions::StateMachine", ("RoleArn",)),
+            ("AWS::Scheduler::Schedule", ("Target", "RoleArn")),
+            ("AWS::EC2::FlowLog", ("DeliverLogsPermissionArn",)),
+        )
+        for each in system.of(kind)
+        for value in [reduce(lambda found, key: found[key], path, each.properties)]
+    ]
+    assert len(roles) == len(set(roles)) == 9 + 1 + 3 + 1
 
 
 def test_every_log_group_has_a_key_a_retention_and_a_name(system: System) -> None:

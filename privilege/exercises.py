@@ -1,0 +1,396 @@
+"""The work that shows a permission to be needed: one function's or the machine's whole job, done in the local cloud.
+
+Each exercise passes with the deployed policies. With one action taken away it must fail, either because the job comes
+out wrong or because the local cloud refused a request of the role while the job was being done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from drills.scenarios import post
+from privilege.site import Failed, Site, eventually, now_iso
+
+WITNESS_SECONDS = 9
+"""A short run of a witness: it stops 6 s before its function's time-out."""
+ARCHIVE_SECONDS = 33
+"""Likewise of the archive, which keeps 30 s for its last statement."""
+INCIDENT_SECONDS = 60.0
+PATIENCE_SECONDS = 15.0
+FUNCTIONS_OF_SCHEDULES = ("witness-a", "witness-c", "archive")
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A named job of a role. `breaks` tells that it needs the primary cut off; `heals` that a failed run of it leaves
+    something which the next good run puts right."""
+
+    name: str
+    role: str
+    run: Callable[[Site], None]
+    breaks: bool = False
+    heals: bool = False
+
+
+def unless_refused(site: Site, role: str, refused: dict[str, int], look: Callable[[], bool], what: str) -> None:
+    """Wait for something; Failed as soon as the role is refused more than before: waiting on would change nothing."""
+
+    def looking() -> bool:
+        if look():
+            return True
+        expect(site.denials(role) == refused, f"{what} will not come: {role} was refused something")
+        return False
+
+    eventually(looking, PATIENCE_SECONDS, what)
+
+
+def expect(condition: object, sentence: str) -> None:
+    """Raise Failed unless the condition holds."""
+    if not condition:
+        raise Failed(sentence)
+
+
+# -- functions that the machine or Secrets Manager invokes ---------------------------------------------------------
+
+
+def _probe(site: Site) -> None:
+    _, primary, _ = site.role_record()
+    site.renew("probe")
+    answer = site.invoke("probe", {"member": primary})
+    expect(answer["reachable"] is True, f"the probe cannot reach {primary}: {answer['error']}")
+    _logged(site, "probe")
+
+
+def _arbiter(site: Site) -> None:
+    epoch, *_ = site.role_record()
+    site.renew("arbiter")
+    answer = site.invoke("arbiter", {"incident": "exercise", "epoch": epoch, "started_at": now_iso()})
+    for role in ("primary", "standby"):
+        status = answer["inputs"][role]["status"]
+        expect(status == "available", f"the arbiter takes the {role} for {status}")
+    expect(answer["inputs"]["events"], "the arbiter knows no event of the primary, which was created just now")
+    _logged(site, "arbiter")
+
+
+def _open_log(site: Site) -> None:
+    epoch, primary, _ = site.role_record()
+    site.forget("epoch#0")
+    site.renew("open-log")
+    answers = [site.invoke("open-log", {"epoch": 0, "member": primary}) for _ in range(2)]
+    expect(answers[0] == answers[1], "opening the log again gives another position")
+    expect(site.record("epoch#0"), f"no record of the opened log (epoch {epoch})")
+    _logged(site, "open-log")
+
+
+def _verify(site: Site) -> None:
+    site.role_record()
+    site.renew("verify")
+    expect(site.invoke("verify", {})["verified"], "the recovery was not verified")
+    _logged(site, "verify")
+
+
+def _cut_over(site: Site) -> None:
+    """From the standby's host back to the primary's, into the next epoch."""
+    epoch, primary, standby = site.role_record()
+    number = {site.outputs[f"Member{n}Identifier"]: n for n in (1, 2)}
+    hosts = {member: site.outputs[f"Member{n}Endpoint"] for member, n in number.items()}
+    _point_secret(site, hosts[standby])
+    site.renew("cutover")
+    event = {"incident": f"exercise-{secrets.token_hex(4)}", "epoch": epoch, "primary": primary, "standby": standby}
+    try:
+        answer = site.invoke("cutover", event)
+    finally:
+        found = _secret(site)["host"]
+        _point_secret(site, hosts[primary])
+    expect(found == hosts[primary], f"the secret's host is {found}")
+    expect(answer["epoch"] == epoch + 1 == site.role_record()[0], f"the epoch is not {epoch + 1}")
+    _logged(site, "cutover")
+
+
+def _secret(site: Site) -> dict[str, Any]:
+    answer = site.client("secretsmanager").get_secret_value(SecretId=site.outputs["SecretArn"])
+    value: dict[str, Any] = json.loads(answer["SecretString"])
+    return value
+
+
+def _point_secret(site: Site, host: str) -> None:
+    value = _secret(site)
+    if value["host"] != host:
+        site.client("secretsmanager").put_secret_value(
+            SecretId=site.outputs["SecretArn"], SecretString=json.dumps({**value, "host": host})
+        )
+
+
+def _rotate(site: Site) -> None:
+    """The four steps, as Secrets Manager calls them."""
+    before = _secret(site)["password"]
+    token = str(uuid.uuid4())
+    site.renew("rotation")
+    for step in ("createSecret", "setSecret", "testSecret", "finishSecret"):
+        site.invoke("rotation", {"SecretId": site.outputs["SecretArn"], "ClientRequestToken": token, "Step": step})
+    expect(_secret(site)["password"] != before, "the password is still the old one")
+    stages = site.client("secretsmanager").describe_secret(SecretId=site.outputs["SecretArn"])["VersionIdsToStages"]
+    expect("AWSCURRENT" in stages[token], f"the new version has the labels {stages[token]}")
+    _logged(site, "rotation")
+
+
+def _archive(site: Site) -> None:
+    site.role_record()
+    site.renew("archive", ARCHIVE_SECONDS)
+    answer = site.invoke("archive", {"seconds": 1})
+    expect(answer.keys() >= {"segments", "last_lsn"}, f"the archive tells of no progress: {answer}")
+    _logged(site, "archive")
+
+
+def _witness(name: str) -> Callable[[Site], None]:
+    def watch(site: Site) -> None:
+        """The primary is cut off, and the lease is of an incident whose machine has ended: everything a witness does.
+
+        It has to ask for that execution, so it needs both permissions on the machine, and starts none itself because
+        the lease is young.
+        """
+        ended = _ended_incident(site)
+        site.write("lease", epoch=site.role_record()[0], incident=ended, taken_at=time.time(), witness=name[-1])
+        site.renew(name, WITNESS_SECONDS)
+        answer = site.invoke(name, {})
+        expect(not answer["troubles"], f"{name} had trouble with {answer['troubles']}")
+        expect(answer["failures"] >= 2, f"{name} saw the lost primary {answer['failures']} times only")
+        _logged(site, name)
+
+    return watch
+
+
+def _ended_incident(site: Site) -> str:
+    """An incident of this epoch whose execution was stopped right after its start."""
+    machines, machine = site.client("stepfunctions"), site.outputs["FailoverStateMachineArn"]
+    epoch, *_ = site.role_record()
+    incident = f"ended-{secrets.token_hex(4)}"
+    started = {"incident": incident, "epoch": -1, "witness": "a", "started_at": now_iso()}
+    execution = machines.start_execution(stateMachineArn=machine, name=f"{epoch}-{incident}", input=json.dumps(started))
+    _stop(machines, execution["executionArn"])
+    return incident
+
+
+def _logged(site: Site, name: str) -> None:
+    """The execution environment that was begun for the exercise has a log stream, with the end of an invocation."""
+    logs, group, since = site.client("logs"), f"/aws/lambda/{site.function(name)}", site.renewed[name]
+
+    def reported() -> bool:
+        for stream in logs.describe_log_streams(logGroupName=group)["logStreams"]:
+            if int(stream["creationTime"]) >= since:
+                events = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"])["events"]
+                if any("platform.report" in event["message"] for event in events):
+                    return True
+        return False
+
+    unless_refused(site, f"citizens-{name}", site.refused[name], reported, f"the log of {name}")
+
+
+# -- what is invoked asynchronously leaves its failures in the queue ------------------------------------------------
+
+
+def _dead_letter(name: str) -> Callable[[Site], None]:
+    def fail(site: Site) -> None:
+        functions, queues = site.client("lambda"), site.client("sqs")
+        function = site.function(name)
+        queue = queues.get_queue_url(QueueName=site.function("dead-letters"))["QueueUrl"]
+        reserved = functions.get_function_concurrency(FunctionName=function)["ReservedConcurrentExecutions"]
+        functions.put_function_event_invoke_config(FunctionName=function, MaximumRetryAttempts=0)
+        functions.put_function_concurrency(FunctionName=function, ReservedConcurrentExecutions=0)
+        mark = uuid.uuid4().hex
+        try:
+            payload = json.dumps({"mark": mark}).encode()
+            before = site.denials(f"citizens-{name}")
+            functions.invoke(FunctionName=function, InvocationType="Event", Payload=payload)
+            unless_refused(
+                site, f"citizens-{name}", before, lambda: _receives(queues, queue, mark), f"the dead letter of {name}"
+            )
+        finally:
+            functions.put_function_concurrency(FunctionName=function, ReservedConcurrentExecutions=reserved)
+
+    return fail
+
+
+def _receives(queues: Any, queue: str, mark: str) -> bool:
+    for message in queues.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", []):
+        queues.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+        if mark in message["Body"]:
+            return True
+    return False
+
+
+# -- schedules ------------------------------------------------------------------------------------------------------
+
+
+def _schedule(name: str) -> Callable[[Site], None]:
+    def fires(site: Site) -> None:
+        """Fired now instead of at the next minute, it invokes the function if its role may."""
+        before = _invocations(site, name)
+        set_schedule(site, name, enabled=True)
+        try:
+            refused = site.denials(f"citizens-{name}-schedule")
+            post(f"{site.control}/schedules/fire")
+            unless_refused(
+                site,
+                f"citizens-{name}-schedule",
+                refused,
+                lambda: _invocations(site, name) > before,
+                f"a run of {name}",
+            )
+        finally:
+            set_schedule(site, name, enabled=False)
+            end_runs(site, name)
+
+    return fires
+
+
+def _invocations(site: Site, name: str) -> float:
+    short = f"citizens-{name}-schedule"
+    return sum(
+        count
+        for request, count in site.usage().allowed.items()
+        if request.short == short and request.action == "lambda:InvokeFunction"
+    )
+
+
+def set_schedule(site: Site, name: str, *, enabled: bool) -> None:
+    """Enable or disable the schedule of a function."""
+    scheduler, schedule = site.client("scheduler"), site.function(name)
+    (found,) = [each for each in scheduler.list_schedules()["Schedules"] if each["Name"] == schedule]
+    current = scheduler.get_schedule(Name=schedule, GroupName=found["GroupName"])
+    keys = ("Name", "GroupName", "ScheduleExpression", "FlexibleTimeWindow", "Target", "Description")
+    kept = {key: current[key] for key in keys if key in current}
+    scheduler.update_schedule(**kept, State="ENABLED" if enabled else "DISABLED")
+
+
+def end_runs(site: Site, name: str) -> None:
+    """End what a schedule has started, and make further runs short."""
+    functions, function = site.client("lambda"), site.function(name)
+    functions.put_function_event_invoke_config(FunctionName=function, MaximumRetryAttempts=0)
+    site.renew(name, ARCHIVE_SECONDS if name == "archive" else WITNESS_SECONDS)
+
+
+# -- the machine ----------------------------------------------------------------------------------------------------
+
+
+def _stood_by(site: Site) -> None:
+    """An incident of an epoch that has passed: the machine asks, records, tells, and ends."""
+    _run_machine(site, epoch=-1, outcome="stood_by")
+
+
+def _failed_over(site: Site) -> None:
+    """The primary is cut off, both witnesses say so: fence, restart, promote, cut over, verify, release the lease."""
+    _prepare_incident(site)
+    _run_machine(site, epoch=site.role_record()[0], outcome="promoted")
+    expect(site.record("lease") is None, "the lease was not released")
+
+
+def _prepare_incident(site: Site) -> None:
+    epoch, primary, _ = site.role_record()
+    _restore_ingress(site)
+    for number in (1, 2):
+        _await_available(site, site.outputs[f"Member{number}Identifier"])
+    site.cut(primary, off=True)
+    ended = _ended_incident(site)
+    site.write("lease", epoch=epoch, incident=ended, taken_at=time.time(), witness="a")
+    for name in ("witness-a", "witness-c"):
+        site.renew(name, WITNESS_SECONDS)
+        site.invoke(name, {})
+    site.forget("lease")
+
+
+def _await_available(site: Site, member: str) -> None:
+    def available() -> bool:
+        found = site.client("rds").describe_db_instances(DBInstanceIdentifier=member)["DBInstances"][0]
+        return bool(found["DBInstanceStatus"] == "available")
+
+    eventually(available, 30, f"{member} being available")
+
+
+_ingress: dict[str, list[dict[str, Any]]] = {}
+
+
+def _restore_ingress(site: Site) -> None:
+    """Put back the ingress of the members' security groups that an earlier incident has revoked."""
+    ec2 = site.client("ec2")
+    names = [site.function(f"member-{number}") for number in (1, 2)]
+    groups = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": names}])["SecurityGroups"]
+    for group in groups:
+        known = _ingress.setdefault(group["GroupId"], group["IpPermissions"])
+        if known and not group["IpPermissions"]:
+            ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=known)
+
+
+def _run_machine(site: Site, epoch: int, outcome: str) -> None:
+    machines = site.client("stepfunctions")
+    incident = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
+    if epoch >= 0:
+        site.write("lease", epoch=epoch, incident=incident, taken_at=time.time(), witness="a")
+    given = {"incident": incident, "epoch": epoch, "witness": "a", "started_at": now_iso()}
+    before = site.denials("citizens-failover")
+    arn = machines.start_execution(
+        stateMachineArn=site.outputs["FailoverStateMachineArn"], name=f"{epoch}-{incident}", input=json.dumps(given)
+    )["executionArn"]
+    try:
+        status = eventually(lambda: _ended(site, machines, arn, before), INCIDENT_SECONDS, "the end of the machine")
+    finally:
+        # What is refused once will be refused again: there is no need to see the machine try.
+        _stop(machines, arn)
+    expect(status == "SUCCEEDED", f"the machine: {status}")
+    found = (site.record(f"incident#{incident}") or {}).get("outcome", {}).get("S")
+    expect(found == outcome, f"the incident's outcome is {found}, expected {outcome}")
+    expect(_has_log(site, arn), "the machine has written no log")
+
+
+def _stop(machines: Any, arn: str) -> None:
+    with contextlib.suppress(ClientError):  # it has ended by itself
+        machines.stop_execution(executionArn=arn)
+
+
+def _ended(site: Site, machines: Any, arn: str, before: dict[str, int]) -> str | None:
+    status = str(machines.describe_execution(executionArn=arn)["status"])
+    if status != "RUNNING":
+        return status
+    refused = site.denials("citizens-failover")
+    new = sorted(action for action, count in refused.items() if count > before.get(action, 0))
+    return f"was refused {', '.join(new)}" if new else None
+
+
+def _has_log(site: Site, arn: str) -> bool:
+    logs = site.client("logs")
+    events = logs.filter_log_events(logGroupName=site.outputs["FailoverLogGroupName"])["events"]
+    return any(arn in event["message"] for event in events)
+
+
+EXERCISES: tuple[Exercise, ...] = (
+    *(
+        Exercise(f"the schedule of {name} invokes it", f"citizens-{name}-schedule", _schedule(name))
+        for name in FUNCTIONS_OF_SCHEDULES
+    ),
+    Exercise("the probe reaches the primary", "citizens-probe", _probe),
+    Exercise("the arbiter knows both members' status and events", "citizens-arbiter", _arbiter),
+    Exercise("the log of an epoch is opened, and opened again", "citizens-open-log", _open_log),
+    Exercise("an application's write is verified", "citizens-verify", _verify),
+    Exercise("the cut-over moves secret and roles", "citizens-cutover", _cut_over),
+    Exercise("the four steps of a rotation change the password", "citizens-rotation", _rotate, heals=True),
+    Exercise("the archive works through the log", "citizens-archive", _archive),
+    *(
+        Exercise(f"{name} publishes what it sees and asks for the machine", f"citizens-{name}", _witness(name), True)
+        for name in ("witness-a", "witness-c")
+    ),
+    *(
+        Exercise(f"a failed run of {name} is kept in the queue", f"citizens-{name}", _dead_letter(name))
+        for name in FUNCTIONS_OF_SCHEDULES
+    ),
+    Exercise("the machine stands by, records, tells and releases", "citizens-failover", _stood_by),
+    Exercise("the machine recovers from a primary that is cut off", "citizens-failover", _failed_over, breaks=True),
+)
