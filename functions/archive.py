@@ -8,6 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from functions import clients, journal
 from functions.environment import Environment, environment, log_folder
 from recovery import roles
+from recovery.transaction_log import segment
 from recovery.transaction_log.archive import STATEMENT_SECONDS, Archive, Progress, keep
 
 WORK_SECONDS = 55.0
@@ -41,7 +42,7 @@ class Gauge:
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """{} → {"segments", "transactions", "last_lsn"}; `seconds` in the event makes the run shorter."""
+    """{} → {"segments", "messages", "gaps", "last_lsn"}; `seconds` in the event makes the run shorter."""
     settings = environment()
     table = clients.table(settings)
     current = roles.known(table)
@@ -53,12 +54,16 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return roles.known(table).epoch == current.epoch
 
     endpoint = settings.member(current.primary).endpoint
-    with clients.access(settings).open(endpoint, SIGN_IN_SECONDS, "citizens-archive") as session:
-        archive = Archive(session, folder, current.epoch)
+    with (
+        segment.alone(folder),
+        clients.access(settings).open(endpoint, SIGN_IN_SECONDS, "citizens-archive") as session,
+    ):
+        archive = Archive(session, folder, current.epoch, patience=remaining - STATEMENT_SECONDS)
         progress = keep(archive, seconds, still_ours, Gauge(settings).show)
     result = {
         "segments": progress.segments,
-        "transactions": progress.transactions,
+        "messages": progress.messages,
+        "gaps": progress.gaps,
         "last_lsn": progress.last_lsn,
     }
     journal.note("archived", {"epoch": current.epoch, **result})

@@ -75,9 +75,8 @@ def test_the_archive_keeps_what_is_written_under_its_epoch(
         session.run("CREATE TABLE citizens (n int); INSERT INTO citizens VALUES (1)", 5)
         session.run("INSERT INTO citizens VALUES (2)", 5)
     result = archive.handler({"seconds": 0}, Context())
-    assert result["transactions"] == 2
-    (kept,) = segment.segments(tmp_path / "transaction-log" / "epoch-1")
-    assert segment.read(kept).header.transactions == 2
+    _, kept = segment.segments(tmp_path / "transaction-log" / "epoch-1")
+    assert segment.transactions(segment.read(kept)) == 2
     again = archive.handler({"seconds": 1.2}, Context())
     assert (again["segments"], again["last_lsn"]) == (0, result["last_lsn"])
 
