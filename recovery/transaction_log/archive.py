@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from recovery.connection import Session
-from recovery.heartbeat import lsn_number
+from recovery.heartbeat import lsn_number, lsn_text
 from recovery.transaction_log import segment, source
-from recovery.transaction_log.segment import CHANGES, GAP, OPENED, Header, Segment
+from recovery.transaction_log.segment import CHANGES, GAP, OPENED, PENDING, Header, Segment
 
 BATCH_CHANGES = 1_000_000
 """A batch ends with the first transaction that reaches this number: `upto_nchanges` never cuts inside a transaction.
@@ -26,7 +25,6 @@ BATCH_CHANGES = 1_000_000
 Each batch costs the primary reading its WAL again from the slot's `restart_lsn`, so few large ones are cheap for it.
 """
 STATEMENT_SECONDS = 30.0
-PENDING = "gap-pending.json"
 
 _PEEK = f"""
 SELECT data FROM pg_logical_slot_peek_binary_changes('{source.NAME}', NULL, %d, 'proto_version', '1',
@@ -47,11 +45,6 @@ class NotThePrimary(Exception):
 
 class ForeignLog(Exception):
     """The epoch's folder holds the log of another database system, or its chain is broken."""
-
-
-def lsn_text(number: int) -> str:
-    """A WAL position as PostgreSQL writes it."""
-    return f"{number >> 32:X}/{number & 0xFFFFFFFF:X}"
 
 
 @dataclass
@@ -114,6 +107,9 @@ class Archive:
         self.progress.last_lsn = lsn_text(self._newest.header.last)
 
     def _resume(self, kept: list[Path]) -> None:
+        recorded = segment.newest_recorded(self._folder)
+        if recorded is not None and self._folder / recorded[0] not in kept:
+            raise ForeignLog(f"{self._folder / recorded[0]} was written and is gone; bring it back and verify the log.")
         if not kept:
             return
         newest = segment.read(kept[-1])
@@ -129,6 +125,7 @@ class Archive:
                     f"{kept[-1].name} does not follow {kept[-2].name}: the chain is broken; verify the log."
                 )
         self._newest = newest
+        segment.record_newest(newest)
 
     def _slot(self) -> source.Slot:
         """The slot; a new one, and a gap in the log, when it is lost or gone though the log had begun."""
@@ -141,7 +138,7 @@ class Archive:
             return found
         if self._newest is not None and not pending.exists():
             # Written down before there is a new slot: stopped in between, the next run must not take it for the old.
-            _write_synced(pending, json.dumps({"reason": reason}))
+            segment.write_synced(pending, json.dumps({"reason": reason}))
         if found is None:
             source.drop_slot(self._session, STATEMENT_SECONDS)
         slot = source.ensure_slot(self._session)
@@ -159,7 +156,9 @@ class Archive:
         """A segment that holds no changes."""
         with contextlib.closing(segment.Writer(self._folder)) as writer:
             after = self._newest.path if self._newest else None
-            return writer.finish(self._header(kind, first, last, reason=reason), after)
+            written = writer.finish(self._header(kind, first, last, reason=reason), after)
+        segment.record_newest(written)
+        return written
 
     def _header(
         self, kind: str, first: int, last: int, messages: int = 0, at: float | None = None, reason: str = ""
@@ -182,6 +181,7 @@ class Archive:
                     )
                 header = self._header(CHANGES, begin.commit, commit.end, messages, commit.at)
                 self._newest = writer.finish(header, self._newest.path)
+                segment.record_newest(self._newest)
         if not messages:
             # What was committed before `now_at` and is not ours to keep must not hold the primary's WAL back.
             self._advance(lsn_number(now_at))
@@ -204,16 +204,6 @@ class Archive:
         current = source.slot(self._session, STATEMENT_SECONDS)
         if current is not None and lsn_number(current.position) < position:
             self._session.run(_ADVANCE, self._patience, position=lsn_text(position))
-
-
-def _write_synced(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.partial")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
-    segment.sync_folder(path.parent)
 
 
 def keep(

@@ -6,6 +6,7 @@ The server puts one row into a frame, and the stream's signature before the row 
 
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from recovery.transaction_log.pgoutput import Begin, Commit, MessageUnknown, decode
 
@@ -14,12 +15,23 @@ SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _FRAME = struct.Struct("!cI")
 _ROW = struct.Struct("!hI")
 _OVERHEAD = _FRAME.size + _ROW.size
+_BEGIN, _COMMIT = ord("B"), ord("C")
 _BEGIN_BYTES = 21
 _COMMIT_BYTES = 26
 HEAD_BYTES = _FRAME.size + len(SIGNATURE) + _ROW.size + _BEGIN_BYTES
 """So much of a stream's beginning holds the first message, when that is the beginning of a transaction."""
 TAIL_BYTES = _OVERHEAD + _COMMIT_BYTES
 """So much of a stream's end holds the last message, when that is a commit."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a stream holds: messages, transactions, where the first commits and the last ends (None: there is none)."""
+
+    messages: int
+    transactions: int
+    first: int | None
+    last: int | None
 
 
 def frame(message: bytes, first: bool = False) -> bytes:
@@ -40,6 +52,39 @@ def ends(head: bytes, tail: bytes) -> tuple[Begin, Commit]:
 
 def messages(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """The messages of a stream that comes in blocks cut anywhere; ValueError when it is not such a stream."""
+    return (bytes(buffer[start:end]) for buffer, start, end in _rows(blocks))
+
+
+def survey(blocks: Iterable[bytes]) -> Survey:
+    """Count what a stream holds; ValueError when it is not such a stream or its transactions are not whole."""
+    count = transactions = 0
+    inside = False
+    begin = commit = b""
+    for buffer, start, end in _rows(blocks):
+        count += 1
+        kind = buffer[start] if end > start else 0
+        if (kind == _BEGIN) == inside:
+            raise ValueError(f"a transaction is not whole at message {count}")
+        if kind == _BEGIN:
+            inside = True
+            begin = begin or bytes(buffer[start:end])
+        elif kind == _COMMIT:
+            inside = False
+            transactions += 1
+            commit = bytes(buffer[start:end])
+    if inside:
+        raise ValueError("the last transaction is not whole")
+    first, last = (decode(begin), decode(commit)) if count else (None, None)
+    return Survey(
+        count,
+        transactions,
+        first.commit if isinstance(first, Begin) else None,
+        last.end if isinstance(last, Commit) else None,
+    )
+
+
+def _rows(blocks: Iterable[bytes]) -> Iterator[tuple[bytearray, int, int]]:
+    """Where each message stands, in a buffer that is only good until the next one is asked for."""
     buffer, skip = bytearray(), len(SIGNATURE)
     for block in blocks:
         buffer += block
@@ -55,7 +100,7 @@ def messages(blocks: Iterable[bytes]) -> Iterator[bytes]:
             start = position + _OVERHEAD + skip
             if columns != 1 or start + size != follows:
                 raise ValueError(f"a row of {columns} columns and {size} bytes does not fit its frame")
-            yield bytes(buffer[start:follows])
+            yield buffer, start, follows
             position, skip = follows, 0
         del buffer[:position]
     if buffer:

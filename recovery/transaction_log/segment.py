@@ -20,12 +20,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from recovery.transaction_log import copy_stream, pgoutput
-from recovery.transaction_log.pgoutput import Begin, Commit
+from recovery.transaction_log import copy_stream
+from recovery.transaction_log.pgoutput import Begin, Commit, MessageUnknown
 
 FORMAT = 2
 MAGIC = b"citizens-log 2\n"
 SUFFIX = ".segment"
+HEAD = "head.json"
+PENDING = "gap-pending.json"
+LOCK = ".lock"
+SCRATCH = ".new.partial"
 CHANGES, OPENED, GAP = "changes", "opened", "gap"
 BLOCK_BYTES = 1 << 20
 BLOCKS_WAITING = 8
@@ -98,7 +102,7 @@ def segments(folder: Path) -> list[Path]:
 def alone(folder: Path) -> Iterator[None]:
     """Be the only one to write into the folder; LogInUse when somebody does. The kernel lets go of a killed one's."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,7 +118,7 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._scratch = folder / ".new.partial"
+        self._scratch = folder / SCRATCH
         self._file = self._scratch.open("wb")
         self._sha = hashlib.sha256()
         self._pool = ThreadPoolExecutor(COMPRESSORS, "segment")
@@ -242,22 +246,38 @@ def messages(segment: Segment) -> Iterator[bytes]:
 def transactions(segment: Segment) -> int:
     """How many transactions a segment holds; SegmentCorrupt when they are not what its header says."""
     header = segment.header
-    count = found = first = last = 0
-    inside = False
-    for message in messages(segment):
-        found += 1
-        kind = message[:1]
-        if (kind == b"B") == inside:
-            raise SegmentCorrupt(f"{segment.path} holds a transaction that is not whole, at message {found}.")
-        if kind == b"B":
-            begin = pgoutput.decode(message)
-            assert isinstance(begin, Begin)
-            inside, first = True, first or begin.commit
-        elif kind == b"C":
-            commit = pgoutput.decode(message)
-            assert isinstance(commit, Commit)
-            inside, last, count = False, commit.end, count + 1
-    holds = (first, last, found) if header.kind == CHANGES else (header.first, header.last, found)
-    if inside or holds != (header.first, header.last, header.messages):
+    try:
+        found = copy_stream.survey(blocks(segment.path))
+    except (ValueError, struct.error, zlib.error, MessageUnknown) as error:
+        raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
+    expected = (header.first, header.last) if header.kind == CHANGES else (None, None)
+    if (found.first, found.last) != expected or found.messages != header.messages:
         raise SegmentCorrupt(f"{segment.path} holds other transactions than its header says.")
-    return count
+    return found.transactions
+
+
+def newest_recorded(folder: Path) -> tuple[str, str] | None:
+    """Name and SHA-256 (hex) of the segment that was written last; a segment behind it may have been written since."""
+    try:
+        found = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        return str(found["name"]), str(found["sha256"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise SegmentCorrupt(f"{folder / HEAD} cannot be read: {error!r}.") from error
+
+
+def record_newest(segment: Segment) -> None:
+    """Write down which segment is the newest, so that its removal is noticed."""
+    write_synced(segment.path.parent / HEAD, json.dumps({"name": segment.path.name, "sha256": segment.sha256}))
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Replace a small file so that it is there as a whole or as it was."""
+    scratch = path.with_name(f".{path.name}.partial")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.rename(path)
+    sync_folder(path.parent)

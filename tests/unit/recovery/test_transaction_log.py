@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from recovery.connection import Refused, Session
-from recovery.heartbeat import lsn_number
+from recovery.heartbeat import lsn_number, lsn_text
 from recovery.table import RecoveryTable
 from recovery.transaction_log import segment, source
-from recovery.transaction_log.archive import Archive, ForeignLog, NotThePrimary, keep, lsn_text
+from recovery.transaction_log.archive import Archive, ForeignLog, NotThePrimary, keep
 from recovery.transaction_log.open_log import open_log
 from recovery.transaction_log.pgoutput import Begin, Change, Commit, decode
+from recovery.transaction_log.verification import verify
 from tests.unit.recovery.conftest import PRIMARY, Pair
 
 
@@ -85,7 +86,7 @@ def test_killed_anywhere_nothing_is_lost_or_doubled(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     xids = []
-    archive = ready(session, tmp_path)
+    archive = ready(session, tmp_path / "epoch-1")
     xids += insert(session, 3)
 
     def die(*_: object, **__: object) -> None:
@@ -105,6 +106,8 @@ def test_killed_anywhere_nothing_is_lost_or_doubled(
                 patch.setattr(Path, "rename", die)
             case "sync":
                 patch.setattr(segment, "sync_folder", die)
+            case "record":
+                patch.setattr(segment, "record_newest", die)
             case "advance":
                 patch.setattr(Archive, "_advance", die)
             case _:
@@ -112,9 +115,10 @@ def test_killed_anywhere_nothing_is_lost_or_doubled(
         with pytest.raises(Killed):
             drain(archive)
     xids += insert(session, 2)
-    drain(ready(session, tmp_path))
-    assert kept(tmp_path) == xids
-    assert not list(tmp_path.glob(".*.partial"))
+    drain(ready(session, tmp_path / "epoch-1"))
+    assert kept(tmp_path / "epoch-1") == xids
+    assert verify(tmp_path).as_text().endswith("OK")
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_an_idle_database_does_not_hold_its_wal_back(session: Session, tmp_path: Path) -> None:
@@ -231,6 +235,15 @@ def test_a_broken_chain_is_refused(session: Session, tmp_path: Path) -> None:
         ready(session, tmp_path)
 
 
+def test_a_log_whose_newest_segment_was_taken_away_is_refused(session: Session, tmp_path: Path) -> None:
+    archive = ready(session, tmp_path)
+    insert(session, 1)
+    drain(archive)
+    segment.segments(tmp_path)[-1].unlink()
+    with pytest.raises(ForeignLog, match="is gone"):
+        ready(session, tmp_path)
+
+
 def test_a_slot_that_was_not_the_logs_is_noticed(session: Session, tmp_path: Path) -> None:
     archive = ready(session, tmp_path)
     insert(session, 2)
@@ -279,7 +292,7 @@ def lose_slot(session: Session) -> None:
     session.run("SELECT pg_drop_replication_slot('citizens_log')", 5)
 
 
-@pytest.mark.parametrize("step", ["nowhere", "_write_synced", "drop_slot", "ensure_slot", "rename", "sync", "unlink"])
+@pytest.mark.parametrize("step", ["nowhere", "write_synced", "drop_slot", "ensure_slot", "rename", "sync", "unlink"])
 def test_a_hole_is_written_down_once_wherever_the_run_is_killed(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -296,8 +309,8 @@ def test_a_hole_is_written_down_once_wherever_the_run_is_killed(
         match step:
             case "nowhere":
                 pass
-            case "_write_synced":
-                patch.setattr("recovery.transaction_log.archive._write_synced", die)
+            case "write_synced":
+                patch.setattr(segment, step, die)
             case "rename" | "unlink":
                 patch.setattr(Path, step, die)
             case "sync":
