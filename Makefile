@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth deploy destroy \
-        local-up local-down local-deploy local-destroy bench clean
+        local-up local-down local-deploy local-destroy soak-log bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,6 +52,9 @@ integration: $(READY) ## integration tests against a local cloud of their own
 
 integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
 	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json
+
+soak-log: $(READY) ## kill the archive 500 times, and pass a transaction of 1 GB through it
+	@$(BIN)/python -m pytest tests/unit/recovery/test_archive_under_faults.py -q --soak
 
 bench: $(READY) ## benchmarks: a table and reports/bench.json
 	@$(BIN)/python -m benchmarks

@@ -14,6 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="flat outputs of a deployed system (a real account's); without it one is deployed into a local cloud",
     )
+    parser.addoption("--soak", action="store_true", help="faults by the hundred and data by the gigabyte")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

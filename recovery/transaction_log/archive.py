@@ -144,8 +144,8 @@ class Archive:
         slot = source.ensure_slot(self._session)
         if self._newest is None:
             return slot
-        # Stopped after the gap was written, this writes none: the log then ends where the slot begins.
-        if self._newest.header.kind != GAP or self._newest.header.last != lsn_number(slot.position):
+        # Nothing to write when nothing was committed in between, and when a run was stopped after writing the gap.
+        if lsn_number(slot.position) > self._newest.header.last:
             reason = json.loads(pending.read_text(encoding="utf-8"))["reason"]
             self._newest = self._link(GAP, self._newest.header.last, lsn_number(slot.position), reason)
             self.progress.gaps += 1
