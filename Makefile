@@ -10,10 +10,9 @@ READY := $(VENV)/.ready
 SCENARIO ?= primary-lost
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export PYTHONDONTWRITEBYTECODE := 1
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills benchmarks tests
 
-.PHONY: help setup drill test lint format unit integration integration-aws coverage synth deploy destroy \
+.PHONY: help setup drill test lint format unit integration integration-aws coverage synth deploy destroy suffix \
         local-up local-down local-deploy local-destroy soak-log bench clean
 
 help: ## list the targets
@@ -60,10 +59,12 @@ bench: $(READY) ## benchmarks: a table and reports/bench.json
 	@$(BIN)/python -m benchmarks
 
 ## --- code ---------------------------------------------------------------------------------------------------------
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy, and actionlint (with shellcheck) and zizmor for the workflows
 	@$(BIN)/ruff check $(PACKAGES)
 	@$(BIN)/ruff format --check --quiet $(PACKAGES)
 	@$(BIN)/mypy
+	@$(BIN)/actionlint .github/workflows/*.yml
+	@$(BIN)/zizmor --quiet --offline --persona=auditor --strict-collection --collect=all .github
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix --quiet $(PACKAGES)
@@ -78,6 +79,9 @@ deploy: $(READY) ## deploy to AWS with the usual credentials: make deploy ENV_SU
 
 destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment destroy --suffix "$(ENV_SUFFIX)"
+
+suffix: ## the environment suffix of a branch: make suffix BRANCH=feature/login
+	@$(PYTHON) -m deployment.branch suffix --branch="$$BRANCH"
 
 ## --- local cloud --------------------------------------------------------------------------------------------------
 local-up: $(READY) ## start the local cloud (state in .local-cloud)

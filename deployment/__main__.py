@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployment import local, outputs
+from deployment import branch, branch_secret, local, outputs
 from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.configuration import configured
@@ -28,6 +28,7 @@ class Command:
     is_local: bool
     state: Path
     environment: Mapping[str, str]
+    default_branch: str = "main"
 
     def target(self) -> Mapping[str, str]:
         """The environment of the place to deploy to."""
@@ -73,6 +74,30 @@ def destroy(command: Command) -> None:
     print(f"Destroyed {command.suffix}")
 
 
+def provide_secret(command: Command) -> None:
+    """Make the secret that the environment of a branch needs before its first deploy."""
+    name = settings(command).secret_name
+    made = branch_secret.provide(Account(command.target()), name, command.suffix)
+    print(f"Made the secret {name}" if made else f"The secret {name} is there already")
+
+
+def destroy_branch(command: Command) -> None:
+    """Destroy the environment of a branch, then its secret; whatever was not made for a branch is left alone."""
+    name, account = settings(command).secret_name, Account(command.target())
+    if not branch_secret.is_made_for(account, name, command.suffix):
+        print(f"There is no secret {name} that was made for a branch: {command.suffix} is left alone")
+        return
+    destroy(command)
+    branch_secret.withdraw(account, name, command.suffix)
+    print(f"Deleted the secret {name}")
+
+
+def abandoned(command: Command) -> None:
+    """Read the names of all branches from standard input and print the environments of those that are gone."""
+    branches = frozenset(line.strip() for line in sys.stdin if line.strip())
+    print(branch.matrix(branch_secret.abandoned(Account(command.target()), branches, command.default_branch)))
+
+
 def local_up(command: Command) -> None:
     """Start the local cloud and make it look like the agency's account before the first deploy."""
     local.up(command.state, command.environment)
@@ -99,6 +124,9 @@ COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "synth": synth,
     "deploy": deploy,
     "destroy": destroy,
+    "provide-secret": provide_secret,
+    "destroy-branch": destroy_branch,
+    "abandoned": abandoned,
     "local-up": local_up,
     "local-down": local_down,
 }
@@ -111,8 +139,9 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--suffix", default="", help="environment suffix, part of every resource's name")
     parser.add_argument("--local", action="store_true", help="deploy into the local cloud instead of AWS")
     parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
+    parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
     chosen = parser.parse_args(arguments)
-    command = Command(chosen.suffix, chosen.local, chosen.state.resolve(), environment)
+    command = Command(chosen.suffix, chosen.local, chosen.state.resolve(), environment, chosen.default_branch)
     try:
         COMMANDS[chosen.command](command)
     except (Problem, SettingsError) as problem:

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from deployment.account import Account
+from deployment.cdk import ROOT
 
 CONNECT_TIMEOUT_SECONDS = 2
 """libpq's smallest; it counts for each host of the URI."""
@@ -22,6 +23,12 @@ class Application:
 
     account: Account
     outputs: Mapping[str, str]
+
+    @property
+    def certificate_authority(self) -> str:
+        """The bundle that the members' certificates are checked with: libpq's own variable, else the region's that is
+        shipped."""
+        return self.account.environment.get("PGSSLROOTCERT") or str(ROOT / "functions" / "rds-ca-eu-central-2.pem")
 
     def connect(self) -> psycopg.Connection[tuple[object, ...]]:
         """A connection to whichever member takes writes, in autocommit mode. The secret is read each time, as it may
@@ -46,7 +53,7 @@ class Application:
             user=user,
             password=password or current,
             sslmode=sslmode,
-            sslrootcert=self.account.environment["PGSSLROOTCERT"],
+            sslrootcert=self.certificate_authority,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             autocommit=True,
         )
@@ -63,7 +70,7 @@ class Application:
             uri,
             user=user,
             password=password,
-            sslrootcert=self.account.environment["PGSSLROOTCERT"],
+            sslrootcert=self.certificate_authority,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             keepalives_idle=5,
             tcp_user_timeout=5000,

@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ LOAD_SECONDS = 5.0
 
 SETTLE_SECONDS = 2.0
 """Load after service is back, so that a recovery that does not hold is seen."""
+
+UNWANTED_SECONDS = 20.0
+"""Where nothing may be promoted, how long a promotion is waited for: detection and two rounds of the arbiter."""
 
 
 @dataclass
@@ -104,7 +107,8 @@ class Drill:
         """Start the local cloud and synthesise, side by side."""
         self.timeline.add("drill", "starting the local cloud and synthesising the templates")
         with self._phase("prepare"), ThreadPoolExecutor() as pool:
-            synth = pool.submit(Cdk(self.suffix, self.environment, log).synth)
+            # The scenario's own settings are the system's, so the environment of everything that is deployed.
+            synth = pool.submit(Cdk(self.suffix, {**self.environment, **self.scenario.settings}, log).synth)
             local.up(self.state, self.environment)
             environment = local.environment_of(self.state, self.environment)
             local.bootstrap(environment, log)
@@ -133,14 +137,29 @@ class Drill:
                 what = self.scenario.cause(account.environment["LOCAL_CLOUD_URL"], flat)
                 self.timeline.add("drill", what, failed_at)
                 self._await_service(ledger, failed_at)
+                if not self.scenario.promotes:
+                    time.sleep(UNWANTED_SECONDS)
         finally:
             ledger.stop()
         ended_at = time.time()
         self._await_record(watch)
         watch.stop()
-        measurement = measure(ledger.attempts, _present(ledger), failed_at, ended_at, self.objectives, ledger.broken)
-        if measurement.rto_seconds is not None:
+        measurement = measure(
+            ledger.attempts,
+            _present(ledger),
+            failed_at,
+            ended_at,
+            self.objectives,
+            ledger.broken,
+            expects_outage=self.scenario.expects_outage,
+        )
+        if measurement.rto_seconds:
             self.timeline.add("client", "first transaction acknowledged again", failed_at + measurement.rto_seconds)
+        if watch.promoted != self.scenario.promotes:
+            came = "was promoted" if watch.promoted else "was not promoted"
+            return replace(
+                measurement, verdict="missed", reason=f"The standby {came}, against what the scenario needs."
+            )
         return measurement
 
     def _await_witnesses(self, account: Account, flat: Mapping[str, str]) -> None:
@@ -164,7 +183,7 @@ class Drill:
 
     def _await_service(self, ledger: Ledger, failed_at: float) -> None:
         """Wait until transactions are acknowledged again and stay so, or the RTO is spent."""
-        deadline = failed_at + self.objectives.rto_seconds
+        deadline = failed_at + (self.objectives.rto_seconds if self.scenario.expects_outage else SETTLE_SECONDS)
         noticed = back = False
         told = time.monotonic()
         while time.time() < deadline:
@@ -176,7 +195,7 @@ class Drill:
                 back = ledger.acknowledged_since(failures[-1].started) is not None
                 if back:
                     deadline = min(deadline, time.time() + SETTLE_SECONDS)
-            if not back and time.monotonic() - told > 5:
+            if noticed and not back and time.monotonic() - told > 5:
                 told = time.monotonic()
                 self.timeline.add(
                     "client", f"no service for {time.time() - failed_at:.0f} s, {len(failures)} transactions failed"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -37,6 +40,11 @@ class Connect(Protocol):
         ...
 
 
+ANSWER_SECONDS = 5.0
+"""After this long without an answer a client gives its connection up. On a network `tcp_user_timeout` does that; in the
+local cloud the kernel of this machine acknowledges what a server that hangs never reads."""
+
+
 class Ledger:
     """Writers that keep inserting numbered rows through the writer URI, each a transaction of its own, until stopped.
 
@@ -56,6 +64,8 @@ class Ledger:
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._write, name=f"writer-{n}", daemon=True) for n in range(writers)]
         self._broken: list[str] = []
+        self._waiting: dict[str, tuple[float, psycopg.Connection[tuple[object, ...]]]] = {}
+        self._patience = threading.Thread(target=self._give_up, name="patience", daemon=True)
 
     def create_table(self) -> None:
         """Create the ledger's table where it is missing."""
@@ -67,15 +77,15 @@ class Ledger:
 
     def start(self) -> None:
         """Start the writers."""
-        for thread in self._threads:
+        for thread in (*self._threads, self._patience):
             thread.start()
 
     def stop(self) -> None:
         """Stop the writers after the transaction that each is in."""
         self._stop.set()
-        for thread in self._threads:
+        for thread in (*self._threads, self._patience):
             if thread.ident is not None:
-                thread.join(timeout=30)
+                thread.join(timeout=ANSWER_SECONDS + 5)
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -110,7 +120,7 @@ class Ledger:
                 try:
                     if connection is None:
                         connection = self._connect()
-                    connection.execute(f"INSERT INTO {TABLE} (number, note) VALUES (%s, %s)", (number, "市民記録"))  # noqa: S608
+                    self._insert(connection, number)
                 except (psycopg.Error, OSError) as error:
                     self._note(Attempt(number, started, time.time(), "failed", _one_line(error)))
                     _close(connection)
@@ -125,6 +135,28 @@ class Ledger:
                 self._broken.append(f"{threading.current_thread().name}: {type(error).__name__}: {error}")
         finally:
             _close(connection)
+
+    def _insert(self, connection: psycopg.Connection[tuple[object, ...]], number: int) -> None:
+        name = threading.current_thread().name
+        with self._lock:
+            self._waiting[name] = (time.monotonic(), connection)
+        try:
+            connection.execute(f"INSERT INTO {TABLE} (number, note) VALUES (%s, %s)", (number, "市民記録"))  # noqa: S608
+        finally:
+            with self._lock:
+                self._waiting.pop(name, None)
+
+    def _give_up(self) -> None:
+        """Shut the connections on which an answer is overdue; their writers then see a broken connection."""
+        while not self._stop.wait(0.2) or self._waiting:
+            overdue = time.monotonic() - ANSWER_SECONDS
+            with self._lock:
+                hung = [connection for since, connection in self._waiting.values() if since < overdue]
+            for connection in hung:
+                with contextlib.suppress(OSError, psycopg.Error):
+                    wire = socket.socket(fileno=os.dup(connection.fileno()))
+                    wire.shutdown(socket.SHUT_RDWR)
+                    wire.close()
 
     def _note(self, attempt: Attempt) -> None:
         with self._lock:

@@ -49,26 +49,20 @@ def measure(
     ended_at: float,
     objectives: Objectives,
     broken: Sequence[str] = (),
+    *,
+    expects_outage: bool = True,
 ) -> Measurement:
     """Judge a drill.
 
     `attempts`: every transaction tried; `present`: the numbers in the database after recovery, None when they could
-    not be read;
-    `failed_at`: when the failure was caused; `ended_at`: when the drill stopped waiting. All times in seconds on the
-    same clock.
+    not be read; `failed_at`: when the failure was caused; `ended_at`: when the drill stopped waiting. All times in
+    seconds
+    on the same clock. A failure that clients should not notice (`expects_outage` false) is met when they do not.
     """
     confirmed = list(acknowledged(attempts))
-    expected = {attempt.number for attempt in confirmed}
 
-    def result(
-        verdict: Verdict,
-        reason: str,
-        rto: float | None = None,
-        resolution: float | None = None,
-        rpo: float | None = None,
-        missing: int | None = None,
-    ) -> Measurement:
-        return Measurement(verdict, reason, rto, resolution, rpo, len(expected), missing)
+    def result(verdict: Verdict, reason: str) -> Measurement:
+        return Measurement(verdict, reason, None, None, None, len(confirmed), None)
 
     if broken:
         return result("not measured", f"The probe itself failed: {broken[0]}.")
@@ -86,8 +80,10 @@ def measure(
         (attempt.ended for attempt in attempts if attempt.outcome == "failed" and attempt.ended >= failed_at),
         default=None,
     )
-    if first_failure is None:
+    if first_failure is None and expects_outage:
         return result("not measured", "No transaction failed after the failure was caused: no outage was seen.")
+    if first_failure is None:
+        return _account(confirmed, present, failed_at, 0.0, 0.0, objectives)
     # Service is back when it stays back: after the last transaction that was begun and failed, whichever writer began
     # it.
     last_begun = max(attempt.started for attempt in attempts if attempt.outcome == "failed")
@@ -106,27 +102,36 @@ def measure(
     rto = back.ended - failed_at
     refused = max((a.ended for a in attempts if a.outcome == "failed" and a.ended <= back.ended), default=failed_at)
     resolution = back.ended - max(refused, failed_at)
+    return _account(confirmed, present, failed_at, rto, resolution, objectives)
+
+
+def _account(
+    confirmed: Sequence[Attempt],
+    present: Collection[int] | None,
+    failed_at: float,
+    rto: float,
+    resolution: float,
+    objectives: Objectives,
+) -> Measurement:
+    """The verdict once the outage is known: what is missing, and whether both objectives are kept."""
+    acknowledged_count = len(confirmed)
     if present is None:
-        return result(
-            "not measured",
-            "The rows could not be read after recovery, so what is missing is not known.",
-            rto,
-            resolution,
-        )
-    lost = sorted(expected.difference(present))
-    lost_at = min((attempt.ended for attempt in confirmed if attempt.number in set(lost)), default=None)
-    rpo = 0.0 if lost_at is None else max(failed_at - lost_at, 0.0)
+        reason = "The rows could not be read after recovery, so what is missing is not known."
+        return Measurement("not measured", reason, rto, resolution, None, acknowledged_count, None)
+    lost = [attempt for attempt in confirmed if attempt.number not in present]
+    rpo = max(failed_at - min(attempt.ended for attempt in lost), 0.0) if lost else 0.0
     measured = (
         f"outage {rto:.1f} s of {objectives.rto_seconds:.0f} s, "
-        f"{len(lost)} of {len(expected)} acknowledged transactions missing"
+        f"{len(lost)} of {acknowledged_count} acknowledged transactions missing"
     )
+    verdict: Verdict = "missed"
     if rto > objectives.rto_seconds:
-        return result("missed", f"The outage was longer than the RTO: {measured}.", rto, resolution, rpo, len(lost))
-    if rpo > objectives.rpo_seconds:
-        return result(
-            "missed", f"{rpo:.0f} s of data are lost, more than the RPO: {measured}.", rto, resolution, rpo, len(lost)
-        )
-    return result("met", f"{measured[0].upper()}{measured[1:]}.", rto, resolution, rpo, len(lost))
+        reason = f"The outage was longer than the RTO: {measured}."
+    elif rpo > objectives.rpo_seconds:
+        reason = f"{rpo:.0f} s of data are lost, more than the RPO: {measured}."
+    else:
+        verdict, reason = "met", f"{measured[0].upper()}{measured[1:]}."
+    return Measurement(verdict, reason, rto, resolution, rpo, acknowledged_count, len(lost))
 
 
 def _longest_silence(attempts: Sequence[Attempt], since: float, until: float) -> float:

@@ -33,6 +33,7 @@ class Watch:
         self._since = datetime.now(UTC)
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.execution_status: str | None = None
+        self.promoted = False
 
     def start(self) -> None:
         """Begin to watch; what is there already is taken as known."""
@@ -111,6 +112,7 @@ class Watch:
             return
         epoch = item["epoch"]["N"]
         if epoch != self._epoch:
+            self.promoted = self._epoch is not None
             self._epoch = epoch
             if report:
                 self._timeline.add("role record", f"epoch {epoch}: {item['primary']['S']} is the primary")
@@ -126,7 +128,8 @@ def _describe(event: Mapping[str, Any]) -> str | None:
     if kind in ("ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted"):
         details = event.get("executionFailedEventDetails", {})
         return f"{kind}: {details.get('error', '')} {details.get('cause', '')}".strip()
-    if kind.endswith("StateEntered"):
+    # What it did; the choices and pauses in between are in the execution's own history.
+    if kind == "TaskStateEntered":
         return str(event["stateEnteredEventDetails"]["name"])
     if kind == "TaskStateExited" and event["stateExitedEventDetails"]["name"] == "Observe":
         return _decision(event["stateExitedEventDetails"].get("output", ""))

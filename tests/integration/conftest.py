@@ -76,12 +76,6 @@ def deployed(request: pytest.FixtureRequest) -> Iterator[Deployed]:
         cdk.discard()
 
 
-@pytest.fixture(autouse=True)
-def _breaks_nothing_real(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("breaks_the_machine") and request.config.getoption("--outputs") is not None:
-        pytest.skip("needs to break what only the local cloud lets us break")
-
-
 def eventually(look: Callable[[], T | None], within: float, what: str) -> T:
     """The first truthy answer of `look`, asked for until `within` seconds are over."""
     deadline = time.monotonic() + within

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -157,12 +158,19 @@ def test_every_postgresql_process_may_be_killed_and_service_comes_back(cloud: Cl
     application = Application(Account(cloud.environment), outputs.read(outputs.of_suffix(suffix)))
     with application.connect() as connection:
         connection.execute("CREATE TABLE survives (number int PRIMARY KEY)")
-    victims = [p.pid for p in psutil.process_iter(["cmdline"]) if str(cloud.state) in " ".join(p.info["cmdline"] or ())]
-    postmasters = [pid for pid in victims if psutil.pid_exists(pid) and "postgres" in psutil.Process(pid).name()]
-    assert len(postmasters) >= 4
-    for number, pid in enumerate(postmasters):
-        if psutil.pid_exists(pid):
-            os.kill(pid, signal.SIGKILL)
+    postmasters = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "postgres" and f"{suffix}-" in " ".join(process.info["cmdline"] or ())
+    ]
+    assert len(postmasters) == 4, "two members, each with its Multi-AZ copy"
+    # One process of every kind there is (checkpointer, WAL sender, a client's …), and then the servers themselves.
+    kinds = {process.cmdline()[0].split()[1]: process for server in postmasters for process in server.children()}
+    assert {"checkpointer", "walsender", "walreceiver"} <= kinds.keys()
+    victims = [*kinds.values(), *postmasters]
+    for number, victim in enumerate(victims):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
 
         def writes(number: int = number) -> bool:
             try:
@@ -173,10 +181,10 @@ def test_every_postgresql_process_may_be_killed_and_service_comes_back(cloud: Cl
                 return False
             return True
 
-        eventually(writes, 60, f"service after kill -9 of process {pid}")
+        eventually(writes, 60, f"service after kill -9 of {victim}")
     with application.connect() as connection:
         present = {row[0] for row in connection.execute("SELECT number FROM survives")}
-    assert present == set(range(len(postmasters)))
+    assert present == set(range(len(victims)))
     done = run("deployment", "destroy", "--local", "--suffix", suffix, "--state", str(cloud.state))
     assert done.returncode == 0, done.stderr
     Cdk(suffix, cloud.environment).discard()

@@ -58,13 +58,17 @@ def test_a_changed_setting_updates_its_nested_stack_in_place(
     rds, functions = account.client("rds"), account.client("lambda")
     witness = before["WitnessAFunctionName"]
     created = rds.describe_db_instances(DBInstanceIdentifier=before["Member1Identifier"])["DBInstances"][0]
-    changed = Cdk(pair[0].suffix, {**cloud.environment, "FAILURE_THRESHOLD": "4"}, pair[0].log)
+    changed = Cdk(
+        pair[0].suffix, {**cloud.environment, "FAILURE_THRESHOLD": "4", "BACKUP_RETENTION_DAYS": "30"}, pair[0].log
+    )
     changed.synth()
     assert "FAILURE_THRESHOLD" in changed.diff()
     after = changed.deploy()
     assert after == before
     variables = functions.get_function_configuration(FunctionName=witness)["Environment"]["Variables"]
     assert variables["FAILURE_THRESHOLD"] == "4"
+    machine = account.client("stepfunctions").describe_state_machine(stateMachineArn=before["FailoverStateMachineArn"])
+    assert '"BackupRetentionPeriod":30' in machine["definition"]
     instance = rds.describe_db_instances(DBInstanceIdentifier=before["Member1Identifier"])["DBInstances"][0]
     assert instance["DbiResourceId"] == created["DbiResourceId"]
     assert changed.diff() == ""

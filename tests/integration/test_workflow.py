@@ -79,7 +79,7 @@ def test_the_certificate_of_one_member_does_not_pass_for_the_other(deployed: Dep
             user=user,
             password=password,
             sslmode="verify-full",
-            sslrootcert=deployed.account.environment["PGSSLROOTCERT"],
+            sslrootcert=deployed.application.certificate_authority,
             connect_timeout=5,
         )
 

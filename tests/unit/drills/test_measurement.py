@@ -76,6 +76,16 @@ def test_no_outage_seen_is_not_measured() -> None:
     assert "no outage was seen" in result.reason
 
 
+def test_a_failure_that_clients_need_not_notice_is_met_when_they_do_not() -> None:
+    seen = [a for a in outage(3) if a.outcome == "acknowledged"]
+    present = {a.number for a in seen}
+    result = measure(seen, present, FAILED_AT, FAILED_AT + 6, OBJECTIVES, expects_outage=False)
+    assert (result.verdict, result.rto_seconds, result.transactions_missing) == ("met", 0.0, 0)
+    noticed = measure(outage(10), present, FAILED_AT, FAILED_AT + 13, OBJECTIVES, expects_outage=False)
+    assert noticed.rto_seconds is not None
+    assert noticed.rto_seconds >= 10
+
+
 def test_a_failure_before_anything_was_acknowledged_is_not_measured() -> None:
     result = judged([a for a in outage(3) if a.ended > FAILED_AT])
     assert result.verdict == "not measured"
