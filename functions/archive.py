@@ -18,7 +18,7 @@ SIGN_IN_SECONDS = 10.0
 
 
 class Gauge:
-    """Sends the log's lag to CloudWatch now and then; what fails there never stops the archive."""
+    """Sends the log's lag and its gaps to CloudWatch now and then; what fails there never stops the archive."""
 
     def __init__(self, settings: Environment) -> None:
         self._settings = settings
@@ -34,6 +34,7 @@ class Gauge:
         data: list[Any] = [
             {"MetricName": "LogLagSeconds", "Value": progress.lag_seconds, "Unit": "Seconds", "Dimensions": dimensions},
             {"MetricName": "LogLagBytes", "Value": progress.lag_bytes, "Unit": "Bytes", "Dimensions": dimensions},
+            {"MetricName": "LogGaps", "Value": progress.gaps, "Unit": "Count", "Dimensions": dimensions},
         ]
         try:
             clients.cloudwatch().put_metric_data(Namespace=self._settings.namespace, MetricData=data)
