@@ -24,6 +24,9 @@ BATCH_CHANGES = 1_000_000
 
 Each batch costs the primary reading its WAL again from the slot's `restart_lsn`, so few large ones are cheap for it.
 """
+SMALL_BATCH = 10_000
+PAUSE_SECONDS = 4.0
+"""After a small batch the next one gathers for this long: a quiet database makes few files."""
 STATEMENT_SECONDS = 30.0
 
 _PEEK = f"""
@@ -212,9 +215,9 @@ def keep(
     still_ours: Callable[[], bool],
     on_measured: Callable[[Progress], None],
     sleep: Callable[[float], None] = time.sleep,
-    idle_seconds: float = 1.0,
+    pause_seconds: float = PAUSE_SECONDS,
 ) -> Progress:
-    """Work for `seconds`: batch after batch, pausing when there is none, until the roles change (not `still_ours`)."""
+    """Work for `seconds`: batch after batch, pausing after a small one, until the roles change (not `still_ours`)."""
     archive.prepare()
     deadline = time.monotonic() + seconds
     while True:
@@ -223,5 +226,5 @@ def keep(
         on_measured(archive.progress)
         if time.monotonic() >= deadline or not still_ours():
             return archive.progress
-        if newest is None:
-            sleep(idle_seconds)
+        if newest is None or newest.header.messages < SMALL_BATCH:
+            sleep(min(pause_seconds, max(0.0, deadline - time.monotonic())))
