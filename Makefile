@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy \
-        suffix local-up local-down local-deploy local-destroy least-privilege bench snapshots clean
+        suffix local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -57,6 +57,9 @@ snapshots: $(READY) ## write the templates' snapshots again (STATEFUL=yes: also 
 
 least-privilege: $(READY) ## show that every permission is used and needed: a table and reports/least-privilege.json
 	@$(BIN)/python -m privilege
+
+soak-log: $(READY) ## kill the archive 500 times, and pass a transaction of 1 GB through it
+	@$(BIN)/python -m pytest tests/unit/recovery/test_archive_under_faults.py -q --soak
 
 bench: $(READY) ## benchmarks: a table and reports/bench.json
 	@$(BIN)/python -m benchmarks

@@ -8,6 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from functions import clients, journal
 from functions.environment import Environment, environment, log_folder
 from recovery import roles
+from recovery.transaction_log import segment
 from recovery.transaction_log.archive import STATEMENT_SECONDS, Archive, Progress, keep
 
 WORK_SECONDS = 55.0
@@ -17,7 +18,7 @@ SIGN_IN_SECONDS = 10.0
 
 
 class Gauge:
-    """Sends the log's lag to CloudWatch now and then; what fails there never stops the archive."""
+    """Sends the log's lag and its gaps to CloudWatch now and then; what fails there never stops the archive."""
 
     def __init__(self, settings: Environment) -> None:
         self._settings = settings
@@ -33,6 +34,7 @@ class Gauge:
         data: list[Any] = [
             {"MetricName": "LogLagSeconds", "Value": progress.lag_seconds, "Unit": "Seconds", "Dimensions": dimensions},
             {"MetricName": "LogLagBytes", "Value": progress.lag_bytes, "Unit": "Bytes", "Dimensions": dimensions},
+            {"MetricName": "LogGaps", "Value": progress.gaps, "Unit": "Count", "Dimensions": dimensions},
         ]
         try:
             clients.cloudwatch().put_metric_data(Namespace=self._settings.namespace, MetricData=data)
@@ -41,7 +43,7 @@ class Gauge:
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """{} → {"segments", "transactions", "last_lsn"}; `seconds` in the event makes the run shorter."""
+    """{} → {"segments", "messages", "gaps", "last_lsn"}; `seconds` in the event makes the run shorter."""
     settings = environment()
     table = clients.table(settings)
     current = roles.known(table)
@@ -53,12 +55,16 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return roles.known(table).epoch == current.epoch
 
     endpoint = settings.member(current.primary).endpoint
-    with clients.access(settings).open(endpoint, SIGN_IN_SECONDS, "citizens-archive") as session:
-        archive = Archive(session, folder, current.epoch)
+    with (
+        segment.alone(folder),
+        clients.access(settings).open(endpoint, SIGN_IN_SECONDS, "citizens-archive") as session,
+    ):
+        archive = Archive(session, folder, current.epoch, patience=remaining - STATEMENT_SECONDS)
         progress = keep(archive, seconds, still_ours, Gauge(settings).show)
     result = {
         "segments": progress.segments,
-        "transactions": progress.transactions,
+        "messages": progress.messages,
+        "gaps": progress.gaps,
         "last_lsn": progress.last_lsn,
     }
     journal.note("archived", {"epoch": current.epoch, **result})

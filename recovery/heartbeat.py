@@ -80,3 +80,8 @@ def lsn_number(lsn: str) -> int:
     """A WAL position `16/B374D848` as a number of bytes, so that two of one epoch can be subtracted."""
     high, low = lsn.split("/")
     return (int(high, 16) << 32) | int(low, 16)
+
+
+def lsn_text(number: int) -> str:
+    """A WAL position as PostgreSQL writes it."""
+    return f"{number >> 32:X}/{number & 0xFFFFFFFF:X}"

@@ -203,6 +203,19 @@ class Observability(CitizensStack):
                 periods=5,
                 missing=MISSING_IS_A_FAULT,
             ),
+            Watched(
+                construct_id="LogGap",
+                name="log-gap",
+                description="The log's slot was lost: the log has a gap that nothing can be rolled forward across; "
+                "take a snapshot",
+                namespace=METRICS_NAMESPACE,
+                metric="LogGaps",
+                dimensions=self._suffix,
+                statistic="Maximum",
+                threshold=0,
+                periods=1,
+                missing=MISSING_IS_GOOD_NEWS,
+            ),
         ]
 
     @staticmethod

@@ -46,8 +46,10 @@ class TransactionLog(CitizensStack):
                 name="archive",
                 module="archive",
                 purpose="Appends the primary's logical transaction log to the file system",
-                timeout=90,
-                memory=512,
+                # A run works for a minute; the rest is for a transaction that takes longer to read. A whole processor
+                # (which is what this much memory brings) compresses while the messages arrive.
+                timeout=900,
+                memory=1769,
                 # One writer: segments are a chain
                 concurrency=1,
                 environment={**members, "LOG_PATH": LOG_PATH, "RPO_SECONDS": str(settings.rpo_seconds)},

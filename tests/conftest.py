@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="a file for what every role asked for in the integration tests' local cloud",
     )
+    parser.addoption("--soak", action="store_true", help="faults by the hundred and data by the gigabyte")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,27 +1,46 @@
-"""A segment: whole transactions of one epoch's log in one file that proves its own and its predecessor's integrity.
+"""A segment: one link of an epoch's log in one file that proves its own integrity and its predecessor's.
 
-Layout: a header (one line of JSON), then the messages of pgoutput (zlib; each a 4-byte length, then the message), then
-the SHA-256 (32 bytes) of all before it. The file's name holds the first transaction's commit position and the position
-after the last one's commit, 16 hexadecimal digits each, so that names sort as the log runs.
+Layout: MAGIC; blocks (a 4-byte length and so many bytes of zlib, each block compressed by itself); a length of zero;
+the header (JSON) and its 4-byte length; the SHA-256 (32 bytes) of all before it. The header comes last because only the
+end of a transaction says what it holds, and a transaction of a gigabyte is written as it arrives. The file's name holds
+the position the link begins at and the one it ends at, 16 hexadecimal digits each, so that names sort as the log runs.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-FORMAT = 1
+from recovery.transaction_log import copy_stream
+from recovery.transaction_log.pgoutput import Begin, Commit, MessageUnknown
+
+FORMAT = 2
+MAGIC = b"citizens-log 2\n"
 SUFFIX = ".segment"
+HEAD = "head.json"
+PENDING = "gap-pending.json"
+LOCK = ".lock"
+SCRATCH = ".new.partial"
+CHANGES, OPENED, GAP = "changes", "opened", "gap"
+BLOCK_BYTES = 1 << 20
+BLOCKS_WAITING = 8
+"""Memory is bounded by this: so many blocks wait for the compression before reading pauses."""
+COMPRESSORS = 2
+LEVEL = 1
+"""Of zlib: higher ones cost several times the time for a tenth of the bytes."""
 _NAME = re.compile(r"([0-9A-F]{16})-([0-9A-F]{16})\.segment")
 _LENGTH = struct.Struct("!I")
 _DIGEST = 32
-_POSTGRES_EPOCH = 946_684_800.0
-"""2000-01-01 UTC in epoch seconds: PostgreSQL counts its time stamps from there."""
+_READ_BYTES = 1 << 20
 
 
 class SegmentCorrupt(Exception):
@@ -29,112 +48,44 @@ class SegmentCorrupt(Exception):
 
 
 class SegmentConflict(Exception):
-    """There is a segment with the same first position and other content."""
+    """The folder holds something else at or after the place of the segment that is to be written."""
 
 
-class MessageUnknown(Exception):
-    """What the slot gave is not pgoutput as this module knows it."""
+class LogInUse(Exception):
+    """Another run keeps this log at this moment."""
 
 
 @dataclass(frozen=True)
 class Header:
     """What a segment says of itself; positions are WAL positions of `epoch` as numbers of bytes.
 
-    `previous` is the SHA-256 (hex) of the segment before it in this epoch, None for the first.
+    `kind` is CHANGES (whole transactions, the first committed at `first`), OPENED (the log begins at `first`) or GAP
+    (from `first` to `last` nothing is kept, for `reason`). `previous` is the SHA-256 (hex) of the segment before it in
+    this epoch, None for the first; `committed_at` the last commit's time (epoch seconds); `size` the messages' bytes
+    before compression, in their frames.
     """
 
     epoch: int
+    system_identifier: str
+    previous: str | None
+    kind: str
     first: int
     last: int
-    transactions: int
-    messages: int
-    previous: str | None
-    system_identifier: str
+    messages: int = 0
+    size: int = 0
+    committed_at: float | None = None
+    reason: str = ""
+    codec: str = "zlib"
     format: int = FORMAT
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A verified segment."""
+    """A segment whose SHA-256 is right."""
 
+    path: Path
     header: Header
-    messages: tuple[bytes, ...]
     sha256: str
-
-
-@dataclass(frozen=True)
-class Begin:
-    """A transaction begins; it commits at this position and time (epoch seconds)."""
-
-    commit: int
-    at: float
-    xid: int
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A transaction commits at `commit`; the log goes on at `end`."""
-
-    commit: int
-    end: int
-    at: float
-
-
-@dataclass(frozen=True)
-class Change:
-    """A row of a relation was inserted (I), updated (U) or deleted (D)."""
-
-    kind: str
-    relation: int
-
-
-@dataclass(frozen=True)
-class Other:
-    """Any other message: relation (R), type (Y), truncate (T), origin (O), logical message (M)."""
-
-    kind: str
-
-
-Message = Begin | Commit | Change | Other
-
-
-def decode(message: bytes) -> Message:
-    """What a message of pgoutput (protocol version 1) says; MessageUnknown for anything else."""
-    kind = chr(message[0]) if message else ""
-    try:
-        match kind:
-            case "B":
-                commit, at, xid = struct.unpack_from("!QqI", message, 1)
-                return Begin(commit, _POSTGRES_EPOCH + at / 1e6, xid)
-            case "C":
-                _, commit, end, at = struct.unpack_from("!BQQq", message, 1)
-                return Commit(commit, end, _POSTGRES_EPOCH + at / 1e6)
-            case "I" | "U" | "D":
-                return Change(kind, struct.unpack_from("!I", message, 1)[0])
-            case "R" | "Y" | "T" | "O" | "M":
-                return Other(kind)
-    except struct.error as error:
-        raise MessageUnknown(f"A message of kind {kind} is cut off after {len(message)} bytes.") from error
-    raise MessageUnknown(
-        f"A message of kind {kind!r} is not of pgoutput's protocol version 1; read with a newer program."
-    )
-
-
-def header_of(messages: Sequence[bytes], epoch: int, previous: str | None, system_identifier: str) -> Header:
-    """The header for whole transactions; MessageUnknown when they are not whole."""
-    first = last = transactions = 0
-    open_transaction = False
-    for message in messages:
-        match decode(message):
-            case Begin(commit=commit):
-                if open_transaction:
-                    raise MessageUnknown("A transaction begins inside another one; the batch is not written.")
-                open_transaction, first = True, first or commit
-            case Commit(end=end):
-                open_transaction, last, transactions = False, end, transactions + 1
-    if open_transaction or not transactions:
-        raise MessageUnknown(f"The batch of {len(messages)} messages does not end with a commit; it is not written.")
-    return Header(epoch, first, last, transactions, len(messages), previous, system_identifier)
 
 
 def name(header: Header) -> str:
@@ -147,47 +98,103 @@ def segments(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if _NAME.fullmatch(path.name))
 
 
-def positions(path: Path) -> tuple[int, int]:
-    """First and last position by the file's name."""
-    found = _NAME.fullmatch(path.name)
-    if found is None:
-        raise SegmentCorrupt(f"{path.name} is not a segment's name.")
-    return int(found[1], 16), int(found[2], 16)
-
-
-def encode(header: Header, messages: Sequence[bytes]) -> bytes:
-    """The file's bytes; the same header and messages always give the same."""
-    body = json.dumps(asdict(header), sort_keys=True).encode() + b"\n"
-    body += zlib.compress(b"".join(_LENGTH.pack(len(message)) + message for message in messages), 6)
-    return body + hashlib.sha256(body).digest()
-
-
-def write(folder: Path, header: Header, messages: Sequence[bytes]) -> Segment:
-    """Write a segment so that it is there as a whole or not at all, whenever the machine stops.
-
-    The same segment again changes nothing; SegmentConflict when another one begins at the same position.
-    """
-    content = encode(header, messages)
-    written = Segment(header, tuple(messages), content[-_DIGEST:].hex())
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one to write into the folder; LogInUse when somebody does. The kernel lets go of a killed one's."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / name(header)
-    for other in folder.glob(f"{header.first:016X}-*{SUFFIX}"):
-        if other.name == target.name and other.read_bytes() == content:
-            return written
-        raise SegmentConflict(
-            f"{other} begins at the same position as {target.name} with other content; keep both and verify the log."
-        )
-    scratch = folder / f".{target.name}.partial"
-    with scratch.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(target)
-    _sync_folder(folder)
-    return written
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LogInUse(f"Another run keeps the log in {folder}; this one has nothing to do.") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+class Writer:
+    """Writes one segment as its messages arrive; it is there as a whole or not at all, whenever the machine stops."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._scratch = folder / SCRATCH
+        self._file = self._scratch.open("wb")
+        self._sha = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(COMPRESSORS, "segment")
+        self._waiting: deque[Future[bytes]] = deque()
+        self._block = bytearray()
+        self._head = b""
+        self._tail = b""
+        self._size = 0
+        self._append(MAGIC)
+
+    def take(self, data: bytes) -> None:
+        """The next bytes of the COPY stream, cut anywhere."""
+        self._size += len(data)
+        if len(self._head) < copy_stream.HEAD_BYTES:
+            self._head += data[: copy_stream.HEAD_BYTES - len(self._head)]
+        self._tail = (self._tail + data[-copy_stream.TAIL_BYTES :])[-copy_stream.TAIL_BYTES :]
+        self._block += data
+        if len(self._block) >= BLOCK_BYTES:
+            self._compress()
+
+    def whole(self) -> tuple[Begin, Commit]:
+        """The begin and the commit that what was taken runs from and to; MessageUnknown when it does not."""
+        return copy_stream.ends(self._head, self._tail)
+
+    def finish(self, header: Header, after: Path | None) -> Segment:
+        """Seal and name the segment behind `after`, the newest of the folder (None: it is empty)."""
+        if self._block:
+            self._compress()
+        while self._waiting:
+            self._store()
+        line = json.dumps(asdict(header) | {"size": self._size}, sort_keys=True).encode()
+        self._append(_LENGTH.pack(0) + line + _LENGTH.pack(len(line)))
+        digest = self._sha.digest()
+        self._file.write(digest)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        kept = segments(self._folder)
+        newest = kept[-1] if kept else None
+        target = self._folder / name(header)
+        if newest != after or target.exists():
+            raise SegmentConflict(
+                f"{newest} is the newest segment where {after} was expected, and {target.name} was to follow; "
+                "keep all of them and verify the log."
+            )
+        self._scratch.rename(target)
+        sync_folder(self._folder)
+        return Segment(target, Header(**json.loads(line)), digest.hex())
+
+    def close(self) -> None:
+        """Let go of everything; what was not finished is removed."""
+        self._pool.shutdown(cancel_futures=True)
+        try:
+            self._file.close()
+        finally:
+            self._scratch.unlink(missing_ok=True)
+
+    def _compress(self) -> None:
+        # zlib works without Python's lock: the next block arrives meanwhile.
+        self._waiting.append(self._pool.submit(zlib.compress, bytes(self._block), LEVEL))
+        self._block.clear()
+        while len(self._waiting) > BLOCKS_WAITING:
+            self._store()
+
+    def _store(self) -> None:
+        packed = self._waiting.popleft().result()
+        self._append(_LENGTH.pack(len(packed)))
+        self._append(packed)
+
+    def _append(self, data: bytes) -> None:
+        self._sha.update(data)
+        self._file.write(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries outlive a crash of the machine."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -196,30 +203,81 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read(path: Path) -> Segment:
-    """A segment, verified against its digest, its header and its name; SegmentCorrupt says what does not fit."""
-    content = path.read_bytes()
-    body, digest = content[:-_DIGEST], content[-_DIGEST:]
-    if len(digest) < _DIGEST or hashlib.sha256(body).digest() != digest:
-        raise SegmentCorrupt(f"{path} does not match its SHA-256: it was torn or changed after it was written.")
-    line, _, packed = body.partition(b"\n")
-    try:
-        header = Header(**json.loads(line))
-        messages = tuple(_unpack(zlib.decompress(packed)))
-    except (ValueError, TypeError, zlib.error, struct.error) as error:
-        raise SegmentCorrupt(f"{path} has a right SHA-256 but cannot be read: {error}.") from error
-    if header_of(messages, header.epoch, header.previous, header.system_identifier) != header:
-        raise SegmentCorrupt(f"{path} holds other transactions than its header says.")
+    """A segment whose bytes, header and name are right; SegmentCorrupt says what is not. Messages stay packed."""
+    size = path.stat().st_size
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        left = size - _DIGEST
+        while left > 0 and (data := file.read(min(left, _READ_BYTES))):
+            sha.update(data)
+            left -= len(data)
+        digest = file.read()
+        if len(digest) < _DIGEST or sha.digest() != digest:
+            raise SegmentCorrupt(f"{path} does not match its SHA-256: it was torn or changed after it was written.")
+        try:
+            file.seek(size - _DIGEST - _LENGTH.size)
+            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+            file.seek(size - _DIGEST - _LENGTH.size - length)
+            header = Header(**json.loads(file.read(length)))
+        except (OSError, ValueError, TypeError, struct.error) as error:
+            raise SegmentCorrupt(f"{path} has a right SHA-256 but no header that can be read: {error}.") from error
     if path.name != name(header):
         raise SegmentCorrupt(f"{path} is not named after its positions, which would be {name(header)}.")
-    return Segment(header, messages, digest.hex())
+    return Segment(path, header, digest.hex())
 
 
-def _unpack(content: bytes) -> Iterator[bytes]:
-    position = 0
-    while position < len(content):
-        (length,) = _LENGTH.unpack_from(content, position)
-        position += _LENGTH.size
-        if position + length > len(content):
-            raise ValueError("the last message is cut off")
-        yield content[position : position + length]
-        position += length
+def blocks(path: Path) -> Iterator[bytes]:
+    """The unpacked blocks of a segment's COPY stream; ValueError, zlib.error or struct.error when it is damaged."""
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ValueError(f"it does not begin with {MAGIC!r}")
+        while length := _LENGTH.unpack(file.read(_LENGTH.size))[0]:
+            yield zlib.decompress(file.read(length))
+
+
+def messages(segment: Segment) -> Iterator[bytes]:
+    """The messages of pgoutput a segment holds, one after another; SegmentCorrupt when they cannot be read."""
+    try:
+        yield from copy_stream.messages(blocks(segment.path))
+    except (ValueError, struct.error, zlib.error) as error:
+        raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
+
+
+def transactions(segment: Segment) -> int:
+    """How many transactions a segment holds; SegmentCorrupt when they are not what its header says."""
+    header = segment.header
+    try:
+        found = copy_stream.survey(blocks(segment.path))
+    except (ValueError, struct.error, zlib.error, MessageUnknown) as error:
+        raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
+    expected = (header.first, header.last) if header.kind == CHANGES else (None, None)
+    if (found.first, found.last) != expected or found.messages != header.messages:
+        raise SegmentCorrupt(f"{segment.path} holds other transactions than its header says.")
+    return found.transactions
+
+
+def newest_recorded(folder: Path) -> tuple[str, str] | None:
+    """Name and SHA-256 (hex) of the segment that was written last; a segment behind it may have been written since."""
+    try:
+        found = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        return str(found["name"]), str(found["sha256"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise SegmentCorrupt(f"{folder / HEAD} cannot be read: {error!r}.") from error
+
+
+def record_newest(segment: Segment) -> None:
+    """Write down which segment is the newest, so that its removal is noticed."""
+    write_synced(segment.path.parent / HEAD, json.dumps({"name": segment.path.name, "sha256": segment.sha256}))
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Replace a small file so that it is there as a whole or as it was."""
+    scratch = path.with_name(f".{path.name}.partial")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.rename(path)
+    sync_folder(path.parent)

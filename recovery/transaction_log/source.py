@@ -147,9 +147,17 @@ def slot(session: Session, seconds: float) -> Slot | None:
     if wal_status == "lost" or reason is not None:
         raise SlotLost(
             f"The slot {NAME} is lost ({reason or wal_status}): transactions after {position} are not in the log; "
-            "take a snapshot, drop the slot, and the log begins anew."
+            "the log goes on behind a gap; take a snapshot, for nothing can be rolled forward across it."
         )
     return Slot(NAME, position)
+
+
+def drop_slot(session: Session, seconds: float) -> None:
+    """Drop the log's slot, if it is there."""
+    session.run(
+        f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{NAME}'",  # noqa: S608
+        seconds,
+    )
 
 
 def ensure_slot(session: Session, seconds: float = SLOT_SECONDS) -> Slot:

@@ -96,11 +96,26 @@ def test_the_archive_keeps_what_is_written_under_its_epoch(
         session.run("CREATE TABLE citizens (n int); INSERT INTO citizens VALUES (1)", 5)
         session.run("INSERT INTO citizens VALUES (2)", 5)
     result = archive.handler({"seconds": 0}, Context())
-    assert result["transactions"] == 2
-    (kept,) = segment.segments(tmp_path / "transaction-log" / "epoch-1")
-    assert segment.read(kept).header.transactions == 2
+    _, kept = segment.segments(tmp_path / "transaction-log" / "epoch-1")
+    assert segment.transactions(segment.read(kept)) == 2
     again = archive.handler({"seconds": 1.2}, Context())
-    assert (again["segments"], again["last_lsn"]) == (0, result["last_lsn"])
+    assert (again["segments"], again["gaps"], again["last_lsn"]) == (0, 0, result["last_lsn"])
+
+
+def test_the_archive_tells_of_a_gap(deployed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+
+    class CloudWatch:
+        def put_metric_data(self, **request: Any) -> None:
+            sent.extend(request["MetricData"])
+
+    archive.handler({"seconds": 0}, Context())
+    monkeypatch.setattr(clients, "cloudwatch", CloudWatch)
+    with deployed.open() as session:
+        session.run("SELECT pg_drop_replication_slot('citizens_log')", 5)
+        session.run("CREATE TABLE citizens (n int); INSERT INTO citizens VALUES (1)", 5)
+    assert archive.handler({"seconds": 0}, Context())["gaps"] == 1
+    assert [metric["Value"] for metric in sent if metric["MetricName"] == "LogGaps"] == [1]
 
 
 def test_metrics_that_cannot_be_sent_do_not_stop_the_archive(

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import zlib
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from recovery.connection import Refused, Session
-from recovery.heartbeat import lsn_number
+from recovery.heartbeat import lsn_number, lsn_text
 from recovery.table import RecoveryTable
 from recovery.transaction_log import segment, source
-from recovery.transaction_log.archive import Archive, ForeignLog, NotThePrimary, keep, lsn_text
+from recovery.transaction_log.archive import Archive, ForeignLog, NotThePrimary, keep
 from recovery.transaction_log.open_log import open_log
-from recovery.transaction_log.segment import Begin, Change, Commit, SegmentConflict, SegmentCorrupt
+from recovery.transaction_log.pgoutput import Begin, Change, Commit, decode
+from recovery.transaction_log.verification import verify
 from tests.unit.recovery.conftest import PRIMARY, Pair
 
 
@@ -41,7 +38,7 @@ def kept(folder: Path) -> list[int]:
         found = segment.read(path)
         assert found.header.previous == previous
         previous = found.sha256
-        messages = [segment.decode(message) for message in found.messages]
+        messages = [decode(message) for message in segment.messages(found)]
         xids += [message.xid for message in messages if isinstance(message, Begin)]
     return xids
 
@@ -75,20 +72,20 @@ def test_every_committed_transaction_is_kept_once_and_in_order(session: Session,
     session.run("BEGIN; INSERT INTO citizens VALUES (99); ROLLBACK", 5)
     drain(archive)
     assert kept(tmp_path) == xids
-    assert archive.progress.transactions == 12
     assert archive.progress.segments > 1
-    assert archive.progress.last_lsn == lsn_text(segment.positions(segment.segments(tmp_path)[-1])[1])
+    assert sum(segment.transactions(segment.read(path)) for path in segment.segments(tmp_path)) == 12
+    assert archive.progress.last_lsn == lsn_text(header_of(segment.segments(tmp_path)[-1]).last)
 
 
 def test_a_transaction_larger_than_a_batch_is_never_cut(session: Session, tmp_path: Path) -> None:
     archive = ready(session, tmp_path, batch=10)
     session.run("INSERT INTO citizens SELECT generate_series(1, 500), '市民'", 5)
     drain(archive)
-    (path,) = segment.segments(tmp_path)
-    messages = [segment.decode(message) for message in segment.read(path).messages]
+    _, path = segment.segments(tmp_path)
+    messages = [decode(message) for message in segment.messages(segment.read(path))]
     assert isinstance(messages[0], Begin)
     assert isinstance(messages[-1], Commit)
-    assert messages[-1].end == segment.positions(path)[1]
+    assert messages[-1].end == header_of(path).last
     assert sum(message == Change("I", message.relation) for message in messages if isinstance(message, Change)) == 500
 
 
@@ -97,7 +94,7 @@ def test_killed_anywhere_nothing_is_lost_or_doubled(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     xids = []
-    archive = ready(session, tmp_path)
+    archive = ready(session, tmp_path / "epoch-1")
     xids += insert(session, 3)
 
     def die(*_: object, **__: object) -> None:
@@ -116,7 +113,9 @@ def test_killed_anywhere_nothing_is_lost_or_doubled(
             case "rename":
                 patch.setattr(Path, "rename", die)
             case "sync":
-                patch.setattr(segment, "_sync_folder", die)
+                patch.setattr(segment, "sync_folder", die)
+            case "record":
+                patch.setattr(segment, "record_newest", die)
             case "advance":
                 patch.setattr(Archive, "_advance", die)
             case _:
@@ -124,9 +123,10 @@ def test_killed_anywhere_nothing_is_lost_or_doubled(
         with pytest.raises(Killed):
             drain(archive)
     xids += insert(session, 2)
-    drain(ready(session, tmp_path))
-    assert kept(tmp_path) == xids
-    assert not list(tmp_path.glob(".*"))
+    drain(ready(session, tmp_path / "epoch-1"))
+    assert kept(tmp_path / "epoch-1") == xids
+    assert verify(tmp_path).as_text().endswith("OK")
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_an_idle_database_does_not_hold_its_wal_back(session: Session, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_an_idle_database_does_not_hold_its_wal_back(session: Session, tmp_path:
     found = source.slot(session, 5)
     assert found is not None
     assert lsn_number(found.position) >= lsn_number(before)
-    assert not segment.segments(tmp_path)
+    assert len(segment.segments(tmp_path)) == 1
 
 
 def test_tables_without_a_primary_key_still_take_updates_and_deletes(session: Session) -> None:
@@ -162,7 +162,7 @@ def test_an_ordinary_user_who_makes_a_table_is_not_hindered(session: Session, me
     session.run("CREATE ROLE clerk LOGIN PASSWORD 'Clerk-Clerk-1'; GRANT USAGE, CREATE ON SCHEMA public TO clerk", 5)
     with members.open(user="clerk", password="Clerk-Clerk-1") as clerk:
         clerk.run("CREATE TABLE of_clerk (n int); INSERT INTO of_clerk VALUES (1); UPDATE of_clerk SET n = 2", 5)
-        clerk.run("CREATE TEMP TABLE passing (n int); DROP TABLE of_clerk", 5)
+        clerk.run("CREATE TEMP TABLE passing (n int); DROP TABLE of_clerk, passing", 5)
     session.run("DROP OWNED BY clerk; DROP ROLE clerk", 5)
 
 
@@ -202,19 +202,6 @@ def test_a_run_that_loses_the_race_for_publication_and_slot_goes_on(
     source.ensure_publication(session, 5)
 
 
-def test_a_lost_slot_is_named(new_pair: Pair) -> None:
-    sizes = {"max_slot_wal_keep_size": "1", "wal_keep_size": "0"}
-    new_pair.fleet.modify(PRIMARY, parameters={"rds.logical_replication": "1", **sizes})
-    with new_pair.open() as session:
-        source.ensure_slot(session)
-        for _ in range(3):
-            session.run("SELECT pg_switch_wal()", 5)
-            session.run("CREATE TABLE filler AS SELECT generate_series(1, 1000) AS n; DROP TABLE filler", 5)
-        session.run("CHECKPOINT", 20)
-        with pytest.raises(source.SlotLost, match="not in the log"):
-            source.slot(session, 5)
-
-
 def test_the_log_of_an_epoch_is_opened_once(session: Session, table: RecoveryTable) -> None:
     first = open_log(session, table, 2, PRIMARY, 1_800_000_000.0)
     insert(session, 3)
@@ -250,16 +237,27 @@ def test_a_broken_chain_is_refused(session: Session, tmp_path: Path) -> None:
     for _ in range(3):
         insert(session, 1)
         archive.step()
-    segment.segments(tmp_path)[1].unlink()
+    segment.segments(tmp_path)[-2].unlink()
     with pytest.raises(ForeignLog, match="chain is broken"):
+        ready(session, tmp_path)
+
+
+def test_a_log_whose_newest_segment_was_taken_away_is_refused(session: Session, tmp_path: Path) -> None:
+    archive = ready(session, tmp_path)
+    insert(session, 1)
+    drain(archive)
+    segment.segments(tmp_path)[-1].unlink()
+    with pytest.raises(ForeignLog, match="is gone"):
         ready(session, tmp_path)
 
 
 def test_a_slot_that_was_not_the_logs_is_noticed(session: Session, tmp_path: Path) -> None:
     archive = ready(session, tmp_path)
-    insert(session, 1)
-    assert archive._previous is None
-    archive._previous = segment.Header(1, 0, 1 << 60, 1, 2, None, "1")
+    insert(session, 2)
+    session.run("SELECT pg_copy_logical_replication_slot('citizens_log', 'earlier')", 5)
+    drain(archive)
+    session.run("SELECT pg_drop_replication_slot('citizens_log')", 5)
+    session.run("SELECT pg_copy_logical_replication_slot('earlier', 'citizens_log')", 5)
     with pytest.raises(ForeignLog, match="before the end of the log"):
         archive.step()
 
@@ -271,9 +269,8 @@ def test_the_lag_is_measured_in_bytes_and_seconds(session: Session, tmp_path: Pa
     assert archive.progress.lag_bytes > 0
     newest = archive.step()
     assert newest is not None
-    commit = segment.decode(newest.messages[-1])
-    assert isinstance(commit, Commit)
-    archive.measure(commit.at + 3, newest)
+    assert newest.header.committed_at is not None
+    archive.measure(newest.header.committed_at + 3, newest)
     assert archive.progress.lag_seconds == pytest.approx(3)
 
 
@@ -288,97 +285,90 @@ def test_keeping_goes_on_until_time_is_up_or_the_roles_change(session: Session, 
 
     answers = iter([True, True, True, False])
     progress = keep(archive, 60, lambda: next(answers), lambda p: shown.append(p.segments), sleep=pause)
-    assert progress.transactions in (1, 2)
+    assert progress.segments == 3
+    assert progress.messages >= 9
     assert shown[-1] == progress.segments
     assert pauses
     assert keep(Archive(session, tmp_path, 1), 0, lambda: True, lambda p: None).segments == 0
 
 
-# -- the file -------------------------------------------------------------------------------------------------------
+def test_a_batch_that_is_not_small_is_followed_at_once(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recovery.transaction_log.archive.SMALL_BATCH", 10)
+    archive = Archive(session, tmp_path, 1, batch=20)
+    archive.prepare()
+    insert(session, 40)
+    answers, pauses = iter([True, True, True, False]), list[float]()
+    keep(archive, 60, lambda: next(answers), lambda p: None, sleep=pauses.append)
+    assert archive.progress.segments == 4
+    assert not pauses
 
 
-def some_messages(commit: int) -> list[bytes]:
-    begin = b"B" + commit.to_bytes(8, "big") + bytes(8) + (7).to_bytes(4, "big")
-    insert_ = b"I" + (16384).to_bytes(4, "big") + b"N\x00\x01t\x00\x00\x00\x011"
-    end = b"C\x00" + commit.to_bytes(8, "big") + (commit + 8).to_bytes(8, "big") + bytes(8)
-    return [begin, b"R" + bytes(20), insert_, end]
+# -- a hole -----------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, commit: int = 100, extra: int = 0) -> Path:
-    messages = [message for n in range(extra + 1) for message in some_messages(commit + 10 * n)]
-    header = segment.header_of(messages, 1, None, "42")
-    segment.write(folder, header, messages)
-    return folder / segment.name(header)
+def lose_slot(session: Session) -> None:
+    session.run("SELECT pg_drop_replication_slot('citizens_log')", 5)
 
 
-def test_a_segment_reads_back_as_written(tmp_path: Path) -> None:
-    path = write(tmp_path, extra=1)
-    found = segment.read(path)
-    assert path.name == "0000000000000064-0000000000000076.segment"
-    assert (found.header.transactions, found.header.messages, found.header.system_identifier) == (2, 8, "42")
-    assert list(found.messages) == some_messages(100) + some_messages(110)
+@pytest.mark.parametrize("step", ["nowhere", "write_synced", "drop_slot", "ensure_slot", "rename", "sync", "unlink"])
+def test_a_hole_is_written_down_once_wherever_the_run_is_killed(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    before = ready(session, tmp_path)
+    xids = insert(session, 2)
+    drain(before)
+    lose_slot(session)
+    insert(session, 1)
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        match step:
+            case "nowhere":
+                pass
+            case "write_synced":
+                patch.setattr(segment, step, die)
+            case "rename" | "unlink":
+                patch.setattr(Path, step, die)
+            case "sync":
+                patch.setattr(segment, "sync_folder", die)
+            case _:
+                patch.setattr(source, step, die)
+        if step != "nowhere":
+            with pytest.raises(Killed):
+                ready(session, tmp_path)
+    archive = ready(session, tmp_path)
+    xids += insert(session, 2)
+    drain(archive)
+    assert kept(tmp_path) == xids
+    (gap,) = [header for header in map(header_of, segment.segments(tmp_path)) if header.kind == segment.GAP]
+    assert "dropped" in gap.reason
+    assert gap.first < gap.last
 
 
-def test_the_same_segment_again_changes_nothing_and_another_at_its_place_is_an_error(tmp_path: Path) -> None:
-    path = write(tmp_path)
-    before = path.stat().st_mtime_ns
-    assert write(tmp_path) == path
-    assert path.stat().st_mtime_ns == before
-    with pytest.raises(SegmentConflict, match="same position"):
-        write(tmp_path, extra=1)
+def header_of(path: Path) -> segment.Header:
+    return segment.read(path).header
 
 
-@pytest.mark.parametrize("position", [0, 40, -40, -1])
-def test_a_flipped_bit_is_found(tmp_path: Path, position: int) -> None:
-    path = write(tmp_path)
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(SegmentCorrupt, match="SHA-256"):
-        segment.read(path)
-
-
-@pytest.mark.parametrize("length", [0, 10, 100])
-def test_a_torn_segment_is_found(tmp_path: Path, length: int) -> None:
-    path = write(tmp_path)
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(SegmentCorrupt):
-        segment.read(path)
-
-
-def test_a_segment_under_another_name_is_found(tmp_path: Path) -> None:
-    path = write(tmp_path)
-    moved = path.rename(path.with_name("0000000000000001-0000000000000002.segment"))
-    with pytest.raises(SegmentCorrupt, match="not named after"):
-        segment.read(moved)
-    with pytest.raises(SegmentCorrupt, match="not a segment's name"):
-        segment.positions(tmp_path / "x.segment")
-
-
-def sealed(body: bytes) -> bytes:
-    return body + hashlib.sha256(body).digest()
-
-
-def test_a_well_sealed_file_with_wrong_content_is_found(tmp_path: Path) -> None:
-    path = write(tmp_path)
-    header = segment.header_of(some_messages(100), 1, None, "42")
-    packed = zlib.compress(b"\x00\x00\x00\x09short")
-    line = json.dumps(asdict(header)).encode()
-    for body in (b"not json\n", line + b"\nnot zlib", line + b"\n" + packed):
-        path.write_bytes(sealed(body))
-        with pytest.raises(SegmentCorrupt, match="cannot be read"):
-            segment.read(path)
-    lying = segment.Header(1, 100, 108, 5, 4, None, "42")
-    path.write_bytes(segment.encode(lying, some_messages(100)))
-    with pytest.raises(SegmentCorrupt, match="other transactions"):
-        segment.read(path)
-
-
-def test_what_is_not_whole_transactions_is_never_written() -> None:
-    begin, relation, insert_, commit = some_messages(100)
-    for messages in ([], [begin], [begin, insert_], [begin, begin, commit], [relation]):
-        with pytest.raises(segment.MessageUnknown):
-            segment.header_of(messages, 1, None, "42")
-    for message in (b"", b"S", b"B\x00", b"I"):
-        with pytest.raises(segment.MessageUnknown):
-            segment.decode(message)
+def test_the_log_goes_on_behind_a_gap_when_postgresql_gives_the_slot_up(new_pair: Pair, tmp_path: Path) -> None:
+    sizes = {"max_slot_wal_keep_size": "1", "wal_keep_size": "0"}
+    new_pair.fleet.modify(PRIMARY, parameters={"rds.logical_replication": "1", **sizes})
+    with new_pair.open() as session:
+        session.run("CREATE TABLE citizens (number int, name text)", 5)
+        archive = ready(session, tmp_path)
+        kept_xids = insert(session, 2)
+        drain(archive)
+        for _ in range(3):
+            session.run("SELECT pg_switch_wal()", 5)
+            session.run("CREATE TABLE filler AS SELECT generate_series(1, 1000) AS n; DROP TABLE filler", 5)
+        session.run("CHECKPOINT", 20)
+        with pytest.raises(source.SlotLost, match="behind a gap"):
+            source.slot(session, 5)
+        archive = ready(session, tmp_path)
+        assert archive.progress.gaps == 1
+        kept_xids += insert(session, 1)
+        drain(archive)
+        assert kept(tmp_path) == kept_xids

@@ -44,6 +44,11 @@ def test_every_function_and_every_way_the_machine_can_end_badly_has_an_alarm(sys
         assert alarm(system, f"machine-{end}").properties["Namespace"] == "AWS/States"
 
 
+def test_a_gap_in_the_log_is_an_alarm_at_once(system: System) -> None:
+    properties = alarm(system, "log-gap").properties
+    assert (properties["MetricName"], properties["Threshold"], properties["EvaluationPeriods"]) == ("LogGaps", 0, 1)
+
+
 def test_lag_alarms_at_half_the_objective(system: System) -> None:
     for name in ("standby-lag-from-a", "standby-lag-from-c", "log-lag"):
         assert alarm(system, name).properties["Threshold"] == 1800

@@ -1,0 +1,179 @@
+"""The transaction log beside `pg_recvlogical`: the same slot position, in turns, on one PostgreSQL cluster.
+
+Both use the cluster's Unix socket, past the endpoint's TLS proxy: it would be measured instead of them, and the
+`pg_recvlogical` at hand knows no TLS. Ours is the archive as it is deployed (peek, compress, digest, fsync, rename,
+advance); `pg_recvlogical` writes what it gets to a file. A ratio is of two runs, one right after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pg8000.native import Connection
+
+from benchmarks.result import Result, median_of
+from local_cloud.cluster import ADMINISTRATOR, Cluster, make_template
+from local_cloud.postgres_host import PostgresHost
+from recovery.connection import Credentials, Session, _Watchdog
+from recovery.members import Endpoint
+from recovery.transaction_log import segment, source
+from recovery.transaction_log.archive import Archive
+
+PGBENCH_TRANSACTIONS = 120_000
+PGBENCH_SCALE = 10
+COPIES = 10
+ROWS_PER_COPY = 100_000
+RATIO_TARGET = 4.0
+BYTES_TARGET = 0.3
+SECONDS = 300.0
+FEWEST_RUNS = 5
+SETTINGS = {
+    "wal_level": "logical",
+    "shared_buffers": "128MB",
+    "max_wal_size": "4GB",
+    # All that is loaded stays behind the slot, however long loading takes.
+    "wal_keep_size": "4GB",
+    "synchronous_commit": "off",
+}
+
+
+@dataclass
+class Figures:
+    """Of one load: seconds and bytes of each run, ours and theirs."""
+
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    our_bytes: list[int] = field(default_factory=list)
+    their_bytes: list[int] = field(default_factory=list)
+
+    def ratios(self) -> list[float]:
+        """How many times as fast as theirs each run of ours was."""
+        return [theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+
+    def sizes(self) -> list[float]:
+        """Bytes of ours for a byte of theirs."""
+        return [ours / theirs for ours, theirs in zip(self.our_bytes, self.their_bytes, strict=True)]
+
+
+class Bench:
+    """A cluster with a load behind a slot, which is copied for every run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.host = PostgresHost(folder)
+        self.cluster = Cluster(self.host, "bench", lambda _: None)
+        self.cluster.create(make_template(self.host))
+        self.cluster.configure(SETTINGS)
+        self.cluster.start()
+        number = self.cluster.socket.suffix.removeprefix(".")
+        self.address = ("-h", str(self.host.sockets), "-p", number, "-U", ADMINISTRATOR)
+        self.session = self.open()
+
+    def open(self) -> Session:
+        raw = socket.socket(socket.AF_UNIX)
+        raw.connect(str(self.cluster.socket))
+        connection = Connection(ADMINISTRATOR, database="postgres", sock=raw, ssl_context=False)
+        endpoint = Endpoint(str(self.cluster.socket), 0)
+        return Session(connection, _Watchdog(raw.dup()), endpoint, Credentials(ADMINISTRATOR, ""))
+
+    def begin(self) -> None:
+        source.ensure_publication(self.session, SECONDS)
+        self.session.run("SELECT pg_create_logical_replication_slot('origin', 'pgoutput')", SECONDS)
+
+    def load_pgbench(self) -> None:
+        self.host.run("pgbench", "-i", "-q", "-s", str(PGBENCH_SCALE), *self.address, "postgres")
+        self.begin()
+        clients = ("-n", "-c", "4", "-j", "2", "-t", str(PGBENCH_TRANSACTIONS // 4))
+        self.host.run("pgbench", *clients, *self.address, "postgres")
+
+    def load_copies(self) -> None:
+        self.session.run("CREATE TABLE loaded (id bigint, name text, born date, address text, at timestamptz)", SECONDS)
+        self.begin()
+        rows = self.host.storage / "rows.csv"
+        self.session.run(
+            "COPY (SELECT n, 'citizen ' || md5(n::text), date '1930-01-01' + n % 30000, "
+            "md5((n * 7)::text) || ' street', now() + n * interval '1 s' "
+            f"FROM generate_series(1, {ROWS_PER_COPY}) AS n) TO '{rows}'",
+            SECONDS,
+        )
+        for _ in range(COPIES):
+            self.session.run(f"COPY loaded FROM '{rows}'", SECONDS)
+
+    def measure(self, runs: int, folder: Path) -> Figures:
+        ((end,),) = self.session.run("SELECT pg_current_wal_flush_lsn()::text", SECONDS)
+        figures = Figures()
+        for number in range(runs):
+            with self.slot("theirs"):
+                seconds, size = self.theirs(end)
+            figures.theirs.append(seconds)
+            figures.their_bytes.append(size)
+            with self.slot(source.NAME):
+                seconds, size = self.ours(folder / str(number))
+            figures.ours.append(seconds)
+            figures.our_bytes.append(size)
+        return figures
+
+    @contextlib.contextmanager
+    def slot(self, name: str) -> Iterator[None]:
+        self.session.run(f"SELECT pg_copy_logical_replication_slot('origin', '{name}')", SECONDS)
+        yield
+        self.session.run(f"SELECT pg_drop_replication_slot('{name}')", SECONDS)
+
+    def theirs(self, end: str) -> tuple[float, int]:
+        output = self.host.storage / "pg_recvlogical"
+        options = ("-o", "proto_version=1", "-o", f"publication_names={source.NAME}")
+        started = time.monotonic()
+        self.host.run(
+            "pg_recvlogical", *self.address, "-d", "postgres", "--slot", "theirs", "--start", "--no-loop",
+            "--endpos", end, *options, "-f", str(output),
+        )  # fmt: skip
+        seconds = time.monotonic() - started
+        size = output.stat().st_size
+        output.unlink()
+        return seconds, size
+
+    def ours(self, folder: Path) -> tuple[float, int]:
+        with self.open() as session:
+            archive = Archive(session, folder, 1, batch=10_000_000, patience=SECONDS)
+            archive.prepare()
+            started = time.monotonic()
+            written = archive.step()
+            seconds = time.monotonic() - started
+        assert written is not None
+        size = sum(path.stat().st_size for path in segment.segments(folder))
+        shutil.rmtree(folder)
+        return seconds, size
+
+    def close(self) -> None:
+        self.session.close()
+        self.host.close()
+
+
+def _measured(load: str, runs: int) -> Figures:
+    # Not in a folder of ours: PostgreSQL runs as another user when this runs as root, and must be able to enter.
+    folder = Path(tempfile.mkdtemp(prefix="citizens-bench-"))
+    folder.chmod(0o755)
+    try:
+        with contextlib.closing(Bench(folder / "state")) as bench:
+            bench.load_pgbench() if load == "pgbench" else bench.load_copies()
+            return bench.measure(runs, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def transaction_log(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:
+    """Throughput and bytes of the archive beside pg_recvlogical's, for pgbench and for a load of COPYs; ≥ 5 runs."""
+    del environment
+    results = {}
+    for load, suffix in (("pgbench", ""), ("copy", "_copy")):
+        figures = _measured(load, max(runs, FEWEST_RUNS))
+        results[f"archive_vs_pg_recvlogical{suffix}"] = median_of(figures.ratios(), RATIO_TARGET, "×", at_least=True)
+        results[f"archive_bytes_vs_pg_recvlogical{suffix}"] = median_of(figures.sizes(), BYTES_TARGET, "×")
+        print(f"{load}: ours {sorted(figures.ours)} s, pg_recvlogical {sorted(figures.theirs)} s")
+    return results

@@ -1,0 +1,107 @@
+"""PostgreSQL's binary COPY stream of one bytea column, in the frames (CopyData) in which the server sends it.
+
+The log keeps the stream as it came: taking 700,000 rows apart costs Python more than PostgreSQL needs to decode them.
+The server puts one row into a frame, and the stream's signature before the row of the first.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from recovery.transaction_log.pgoutput import Begin, Commit, MessageUnknown, decode
+
+SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+"""Signature, flags, and the length of the header's extension: all zero."""
+_FRAME = struct.Struct("!cI")
+_ROW = struct.Struct("!hI")
+_OVERHEAD = _FRAME.size + _ROW.size
+_BEGIN, _COMMIT = ord("B"), ord("C")
+_BEGIN_BYTES = 21
+_COMMIT_BYTES = 26
+HEAD_BYTES = _FRAME.size + len(SIGNATURE) + _ROW.size + _BEGIN_BYTES
+"""So much of a stream's beginning holds the first message, when that is the beginning of a transaction."""
+TAIL_BYTES = _OVERHEAD + _COMMIT_BYTES
+"""So much of a stream's end holds the last message, when that is a commit."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a stream holds: messages, transactions, where the first commits and the last ends (None: there is none)."""
+
+    messages: int
+    transactions: int
+    first: int | None
+    last: int | None
+
+
+def frame(message: bytes, first: bool = False) -> bytes:
+    """A message in its frame; `first` of a stream, with the signature."""
+    row = (SIGNATURE if first else b"") + _ROW.pack(1, len(message)) + message
+    return _FRAME.pack(b"d", len(row) + 4) + row
+
+
+def ends(head: bytes, tail: bytes) -> tuple[Begin, Commit]:
+    """First and last message of a stream, from its first HEAD_BYTES and last TAIL_BYTES; MessageUnknown otherwise."""
+    first, last = head[-_BEGIN_BYTES:], tail[-_COMMIT_BYTES:]
+    if head == frame(first, first=True) and tail == frame(last):
+        begin, commit = decode(first), decode(last)
+        if isinstance(begin, Begin) and isinstance(commit, Commit):
+            return begin, commit
+    raise MessageUnknown("The batch is not whole transactions, from a begin to a commit; it is not written.")
+
+
+def messages(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The messages of a stream that comes in blocks cut anywhere; ValueError when it is not such a stream."""
+    return (bytes(buffer[start:end]) for buffer, start, end in _rows(blocks))
+
+
+def survey(blocks: Iterable[bytes]) -> Survey:
+    """Count what a stream holds; ValueError when it is not such a stream or its transactions are not whole."""
+    count = transactions = 0
+    inside = False
+    begin = commit = b""
+    for buffer, start, end in _rows(blocks):
+        count += 1
+        kind = buffer[start] if end > start else 0
+        if (kind == _BEGIN) == inside:
+            raise ValueError(f"a transaction is not whole at message {count}")
+        if kind == _BEGIN:
+            inside = True
+            begin = begin or bytes(buffer[start:end])
+        elif kind == _COMMIT:
+            inside = False
+            transactions += 1
+            commit = bytes(buffer[start:end])
+    if inside:
+        raise ValueError("the last transaction is not whole")
+    first, last = (decode(begin), decode(commit)) if count else (None, None)
+    return Survey(
+        count,
+        transactions,
+        first.commit if isinstance(first, Begin) else None,
+        last.end if isinstance(last, Commit) else None,
+    )
+
+
+def _rows(blocks: Iterable[bytes]) -> Iterator[tuple[bytearray, int, int]]:
+    """Where each message stands, in a buffer that is only good until the next one is asked for."""
+    buffer, skip = bytearray(), len(SIGNATURE)
+    for block in blocks:
+        buffer += block
+        position, end = 0, len(buffer)
+        while position + _FRAME.size <= end:
+            kind, length = _FRAME.unpack_from(buffer, position)
+            follows = position + 1 + length
+            if kind != b"d" or length < 4 + skip + _ROW.size:
+                raise ValueError(f"a frame of kind {kind!r} and {length} bytes is not a row's")
+            if follows > end:
+                break
+            columns, size = _ROW.unpack_from(buffer, position + _FRAME.size + skip)
+            start = position + _OVERHEAD + skip
+            if columns != 1 or start + size != follows:
+                raise ValueError(f"a row of {columns} columns and {size} bytes does not fit its frame")
+            yield buffer, start, follows
+            position, skip = follows, 0
+        del buffer[:position]
+    if buffer:
+        raise ValueError("the last message is cut off")
