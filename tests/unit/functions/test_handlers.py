@@ -102,7 +102,10 @@ def test_the_archive_keeps_what_is_written_under_its_epoch(
     assert (again["segments"], again["gaps"], again["last_lsn"]) == (0, 0, result["last_lsn"])
 
 
-def test_the_archive_tells_of_a_gap(deployed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_archive_tells_of_a_gap(
+    deployed: Pair, monkeypatch: pytest.MonkeyPatch, as_user: Callable[[str], None]
+) -> None:
+    as_user("citizens_log")
     sent: list[dict[str, Any]] = []
 
     class CloudWatch:

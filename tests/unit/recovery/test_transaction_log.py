@@ -356,6 +356,7 @@ def header_of(path: Path) -> segment.Header:
 def test_the_log_goes_on_behind_a_gap_when_postgresql_gives_the_slot_up(new_pair: Pair, tmp_path: Path) -> None:
     sizes = {"max_slot_wal_keep_size": "1", "wal_keep_size": "0"}
     new_pair.fleet.modify(PRIMARY, parameters={"rds.logical_replication": "1", **sizes})
+    new_pair.prepare()
     with new_pair.open() as session:
         session.run("CREATE TABLE citizens (number int, name text)", 5)
         archive = ready(session, tmp_path)
