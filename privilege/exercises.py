@@ -253,6 +253,47 @@ def _schedule(name: str) -> Callable[[Site], None]:
     return fires
 
 
+def _schedule_of_rotation(site: Site) -> None:
+    """Fired now, it has the rotation function look after the database; the schedule stays as it is."""
+    before = _invocations(site, "rotation")
+    refused = site.denials("citizens-rotation-schedule")
+    post(f"{site.control}/schedules/fire")
+    unless_refused(
+        site,
+        "citizens-rotation-schedule",
+        refused,
+        lambda: _invocations(site, "rotation") > before,
+        "a run of rotation",
+    )
+
+
+def _close_default_group(site: Site) -> None:
+    """The rules that EC2 gives a VPC's default group are there again, and its two schedules take them away."""
+    ec2 = site.client("ec2")
+    filters = [
+        {"Name": "vpc-id", "Values": [site.outputs["VpcId"]]},
+        {"Name": "group-name", "Values": ["default"]},
+    ]
+    (group,) = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+    everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    itself = [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group["GroupId"]}]}]
+    for authorize, rule in (
+        (ec2.authorize_security_group_ingress, itself),
+        (ec2.authorize_security_group_egress, everything),
+    ):
+        # There still when the run before this one was refused
+        with contextlib.suppress(ClientError):
+            authorize(GroupId=group["GroupId"], IpPermissions=rule)
+    refused = site.denials("citizens-close-default-group")
+    post(f"{site.control}/schedules/fire")
+
+    def closed() -> bool:
+        (now,) = ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+        return not now["IpPermissions"] and not now["IpPermissionsEgress"]
+
+    unless_refused(site, "citizens-close-default-group", refused, closed, "a closed default group")
+
+
 def _invocations(site: Site, name: str) -> float:
     short = f"citizens-{name}-schedule"
     return sum(
@@ -376,6 +417,8 @@ EXERCISES: tuple[Exercise, ...] = (
         Exercise(f"the schedule of {name} invokes it", f"citizens-{name}-schedule", _schedule(name))
         for name in FUNCTIONS_OF_SCHEDULES
     ),
+    Exercise("the schedule of rotation invokes it", "citizens-rotation-schedule", _schedule_of_rotation),
+    Exercise("the default group is closed again", "citizens-close-default-group", _close_default_group),
     Exercise("the probe reaches the primary", "citizens-probe", _probe),
     Exercise("the arbiter knows both members' status and events", "citizens-arbiter", _arbiter),
     Exercise("the log of an epoch is opened, and opened again", "citizens-open-log", _open_log),
