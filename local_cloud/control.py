@@ -1,7 +1,7 @@
 """The control API (`/_local/…`): what breaks the local cloud on purpose, and what shows its inside.
 
-It answers next to the emulator, on the same endpoint, as JSON. Errors: 404 for an unknown path or instance, 400 for a
-value that makes no sense, each as `{"error": "…"}`.
+It answers next to the emulator, on its endpoints, as JSON. Errors: 404 for an unknown path or instance, 400 for a value
+that makes no sense, each as `{"error": "…"}`.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def install(options: LocalCloudOptions, authority_bundle: Path) -> None:
     runtime.mkdir(parents=True, mode=0o700)
     for package in RUNTIME_PACKAGES:
         _link_package(package, runtime)
-    registry.home = Home(folder, runtime, f"http://{options.host}:{options.port}", authority_bundle)
+    registry.home = Home(folder, runtime, options.endpoint, authority_bundle)
     permissions.install()
     lambda_runtime._worker_class_for = worker_class
     lambda_runtime.kill_workers = kill_workers

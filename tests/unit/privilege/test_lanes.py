@@ -1,4 +1,4 @@
-"""What `make least-privilege` goes through: an exercise outside of every lane would show nothing, and nobody would see."""
+"""What `make least-privilege` goes through: an exercise outside of every lane would show nothing, unnoticed."""
 
 from __future__ import annotations
 
