@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -189,6 +190,9 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         as_json=chosen.json,
         yes_destroy=chosen.yes_destroy,
     )
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Also where the caller ignores them: a pipeline that is cancelled, a command in the background.
+        signal.signal(each, signal.default_int_handler)
     try:
         COMMANDS[chosen.command](command)
     except (Problem, SettingsError) as problem:

@@ -246,6 +246,11 @@ def serve(
 class _Loop(asyncio.SelectorEventLoop):
     """Takes leave of TLS clients within the grace: an idle one answers nothing, and asyncio would wait for 30 s."""
 
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Nobody is left to be told that a client went without a farewell."""
+        if not isinstance(context.get("exception"), TimeoutError | ConnectionError | ssl.SSLError):
+            super().call_exception_handler(context)
+
     async def create_server(self, *arguments: Any, **named: Any) -> asyncio.Server:
         if named.get("ssl") is not None:
             named["ssl_shutdown_timeout"] = GRACE_SECONDS

@@ -417,7 +417,7 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     *(
         Exercise(f"a failed run of {name} is kept in the queue", f"citizens-{name}", _dead_letter(name))
-        for name in FUNCTIONS_OF_SCHEDULES
+        for name in (*FUNCTIONS_OF_SCHEDULES, "rotation")
     ),
     Exercise("the machine stands by, records, tells and releases", "citizens-failover", _stood_by),
     Exercise("the machine recovers from a primary that is cut off", "citizens-failover", _failed_over, breaks=True),
