@@ -190,9 +190,6 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         as_json=chosen.json,
         yes_destroy=chosen.yes_destroy,
     )
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Also where the caller ignores them: a pipeline that is cancelled, a command in the background.
-        signal.signal(each, signal.default_int_handler)
     try:
         COMMANDS[chosen.command](command)
     except (Problem, SettingsError) as problem:
@@ -211,4 +208,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Also where the caller ignores them: a command in the background, a pipeline that is cancelled.
+        signal.signal(each, signal.default_int_handler)
     sys.exit(main(sys.argv[1:], os.environ))
