@@ -61,7 +61,7 @@ class Alarm:
     @property
     def construct_id(self) -> str:
         """The name in the manner of construct ids."""
-        return "".join(part[0].upper() + part[1:] for part in self.name.split("-"))
+        return in_construct_style(self.name)
 
     @property
     def description(self) -> str:
@@ -92,16 +92,26 @@ class Watched:
 class Filter:
     """A metric made from a log group: `value` (a number, or a field of the event) for each event of that `pattern`."""
 
-    construct_id: str
+    name: str
     log_group: str
     metric: str
     pattern: str
     value: str = "1"
 
+    @property
+    def construct_id(self) -> str:
+        """The name in the manner of construct ids."""
+        return in_construct_style(self.name)
+
 
 DAYS_SINCE_ROTATION = "PasswordAgeDays"
 FAILED_ROTATIONS = "FailedRotationSteps"
 REFUSED_SIGN_INS = "RefusedSignIns"
+
+
+def in_construct_style(name: str) -> str:
+    """`log-lag` → `LogLag`."""
+    return "".join(part[0].upper() + part[1:] for part in name.split("-"))
 
 
 def described(severity: Severity, meaning: str, action: str) -> str:
@@ -114,10 +124,10 @@ def filters(watched: Watched, member_log_groups: tuple[str, str]) -> tuple[Filte
     rotation = watched.names.function_log_group("rotation")
     refused = '"password authentication failed for user"'
     return (
-        Filter("FailedRotationSteps", rotation, FAILED_ROTATIONS, '{ $.event = "rotation step failed" }'),
-        Filter("PasswordAge", rotation, DAYS_SINCE_ROTATION, '{ $.event = "password age" }', "$.days"),
+        Filter("failed-rotation-steps", rotation, FAILED_ROTATIONS, '{ $.event = "rotation step failed" }'),
+        Filter("password-age", rotation, DAYS_SINCE_ROTATION, '{ $.event = "password age" }', "$.days"),
         *(
-            Filter(f"RefusedSignIns{number}", group, REFUSED_SIGN_INS, refused)
+            Filter(f"refused-sign-ins-{number}", group, REFUSED_SIGN_INS, refused)
             for number, group in enumerate(member_log_groups, 1)
         ),
     )

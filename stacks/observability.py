@@ -120,7 +120,7 @@ class Observability(CitizensStack):
         logs.CfnMetricFilter(
             self,
             each.construct_id,
-            filter_name=self.names.of(each.metric),
+            filter_name=self.names.of(each.name),
             log_group_name=each.log_group,
             filter_pattern=each.pattern,
             metric_transformations=[
