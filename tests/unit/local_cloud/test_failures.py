@@ -24,7 +24,7 @@ def test_a_frozen_server_keeps_its_connections_answers_nobody_and_goes_on(harnes
         harness.fleet.freeze("one")
         assert harness.fleet.describe("one").status == "available", "RDS does not notice"
         with pytest.raises(psycopg.OperationalError, match="timeout"):
-            harness.connect("one", connect_timeout=2)
+            harness.connect("one", connect_timeout="2")
         harness.fleet.thaw("one")
         assert session.execute("SELECT 1").fetchone() == (1,)
 
