@@ -119,6 +119,8 @@ class ControlApi:
                 fault = fault_from(_object(body))
                 fleet.set_fault(identifier, fault)
                 return dataclasses.asdict(fault)
+            case ["POST", "functions", name, "kill"]:
+                return {"killed": functions_runtime.kill(name)}
             case ["PUT", "clock"]:
                 return {"now": schedules.advance(seconds_from(_object(body)))}
             case ["GET", "permissions"]:

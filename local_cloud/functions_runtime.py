@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,10 +121,20 @@ def lose_zones(zones: frozenset[str]) -> None:
     """Let functions run only in other zones: what runs in the lost ones ends, and those pinned there cannot start."""
     global _lost_zones
     _lost_zones = zones
-    doomed = [pid for pid, function in registry.processes().items() if _is_cut_off(function.subnet_ids)]
-    for pid in doomed:
+    _kill(lambda function: _is_cut_off(function.subnet_ids))
+
+
+def kill(name: str) -> int:
+    """End the running workers of a function, as a crash of their host does; how many there were."""
+    return _kill(lambda function: function.name == name)
+
+
+def _kill(doomed: Callable[[FunctionIdentity], bool]) -> int:
+    processes = [pid for pid, function in registry.processes().items() if doomed(function)]
+    for pid in processes:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+    return len(processes)
 
 
 def _is_cut_off(subnet_ids: Sequence[str]) -> bool:
