@@ -7,7 +7,7 @@ from typing import Any
 
 from functions import clients, journal
 from functions.environment import detection, environment, objectives
-from recovery import observation, rds, roles
+from recovery import incident, observation, rds, roles
 from recovery.arbiter import Situation, decide
 from recovery.clock import seconds
 
@@ -20,6 +20,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     table = clients.table(settings)
     known = roles.known(table)
     seen = [observation.read(table, witness) for witness in WITNESSES]
+    lease = incident.read_lease(table)
+    holder = lease.incident if lease is not None else ""
     client = clients.rds()
     with ThreadPoolExecutor(max_workers=3) as pool:
         primary = pool.submit(rds.status, client, known.primary)
@@ -36,6 +38,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
             standby=standby.result(),
             events=events.result(),
             forced=bool(event.get("forced", False)),
+            holder=None if holder == event["incident"] else holder,
             detection=detection(),
             objectives=objectives(),
         )
