@@ -209,7 +209,7 @@ class Application:
         def text(of: str) -> str:
             return f"""(ROW({", ".join(f"{of}.{column}::text" for column in columns)})::text COLLATE "C")"""
 
-        ((wanted,),) = self._session.run(f"SELECT sum(copies)::bigint FROM {stage}", self._seconds)  # noqa: S608
+        ((wanted,),) = self._session.run(f"SELECT sum(copies)::bigint FROM {stage}", self._seconds)
         self._exactly(
             int(wanted),
             relation,

@@ -184,8 +184,9 @@ def roll_forward(
 def _suitable(session: Session, seconds: float) -> str:
     ((replays, system, alone),) = session.run(
         "SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system()), "
-        f"pg_try_advisory_lock({_LOCK})",  # noqa: S608 - a constant
+        "pg_try_advisory_lock(:lock)",
         seconds,
+        lock=_LOCK,
     )
     if replays:
         raise Unsuitable(f"{session.endpoint} is in recovery and takes no writes; promote it first.")
