@@ -251,6 +251,14 @@ def messages(segment: Segment) -> Iterator[bytes]:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 
 
+def message_lists(segment: Segment) -> Iterator[list[bytes]]:
+    """The same messages, many at a time."""
+    try:
+        yield from copy_stream.message_lists(blocks(segment.path))
+    except (ValueError, struct.error, zlib.error) as error:
+        raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
+
+
 def transactions(segment: Segment) -> int:
     """How many transactions a segment holds; SegmentCorrupt when they are not what its header says."""
     header = segment.header
