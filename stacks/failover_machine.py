@@ -116,11 +116,14 @@ RESUMED_AT: Mapping[str, str] = {
 def definition(references: MachineReferences) -> dict[str, Any]:
     """The whole machine as ASL."""
     planned = _assembled(references, dict.fromkeys(RESUMED_AT, 0.0))
-    return _assembled(references, {step: promise.remaining(planned, step) for step in RESUMED_AT})
+    remaining = {
+        step: OVERRUN_PAUSE_SECONDS + promise.remaining(planned, resumed) for step, resumed in RESUMED_AT.items()
+    }
+    return _assembled(references, remaining)
 
 
 def _assembled(references: MachineReferences, remaining: Mapping[str, float]) -> dict[str, Any]:
-    """`remaining` tells for each step how many seconds it and all after it may take, s: from when on RTO is at risk."""
+    """`remaining` tells for each step how many seconds another try and all after it may take."""
     states = {
         **_deciding(references),
         **_fencing(references),
