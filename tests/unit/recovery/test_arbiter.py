@@ -288,7 +288,12 @@ observations = st.builds(
     failures=st.integers(0, 10),
     first_failure_at=st.one_of(st.none(), moments, st.sampled_from(NONSENSE)),
 )
-statuses = st.builds(MemberStatus, st.one_of(st.sampled_from(STATUSES), st.text(max_size=12)), st.sampled_from([None, "one", "other"]), st.booleans())
+statuses = st.builds(
+    MemberStatus,
+    st.one_of(st.sampled_from(STATUSES), st.text(max_size=12)),
+    st.sampled_from([None, "one", "other"]),
+    st.booleans(),
+)
 events = st.builds(
     Event,
     moments,
