@@ -9,10 +9,10 @@ import pytest
 from drills import virtual_time
 from drills.virtual_time import Machine, TaskFailed
 from recovery import promise, worst_case
+from stacks import picture
 from stacks.failover_machine import (
     BUDGETS,
     CONFIRM_SECONDS,
-    FENCE_SECONDS,
     GIVE_UP_SECONDS,
     MACHINE_TIMEOUT_SECONDS,
     OVERRUN_PAUSE_SECONDS,
@@ -394,8 +394,13 @@ def test_every_path_ends_in_record_then_notify_and_in_nothing_else() -> None:
             worst_case.longest(DEFINITION, to="Record", start=name)
 
 
-def test_a_fence_that_hangs_together_is_short() -> None:
-    assert FENCE_SECONDS + CONFIRM_SECONDS < 30
+def test_the_picture_in_the_docs_is_current_and_shows_every_state() -> None:
+    assert picture.PICTURE.read_text(encoding="utf-8") == picture.page(), "run make pictures"
+    drawn = picture.mermaid(DEFINITION)
+    for name, state in STATES.items():
+        assert f'"{name}' in drawn
+        for target in worst_case.successors(state):
+            assert any(line.startswith(f"  s{name} ") and line.endswith(f" s{target}") for line in drawn.splitlines())
 
 
 def test_the_deployed_machine_logs_everything_and_is_traced(system: System) -> None:
