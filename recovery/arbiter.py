@@ -6,12 +6,15 @@ destructive happens on fewer than two signals, nor while any fresh witness still
 itself says that it is lost) while transactions that others commit there keep coming to the standby.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from recovery.objectives import Detection, Objectives
 from recovery.observation import Observation
+from recovery.override import LAG, Override
+from recovery.pause import Pause
 from recovery.rds import ABSENT, UNKNOWN, Event, MemberStatus
 from recovery.roles import Roles
 
@@ -19,8 +22,8 @@ Action = Literal["stand_by", "wait", "force", "promote", "refuse"]
 
 CLOCK_SKEW_SECONDS = 5.0
 """How far a witness's clock may be off from the arbiter's; AWS keeps them within milliseconds."""
-ACTING_SECONDS = 540.0
-"""Kept back of the RTO for acting: 480 s for RDS's promotion and a minute for every other step."""
+ACTING_SECONDS = 600.0
+"""Kept back of the RTO for acting: 480 s for RDS's promotion and two minutes for all else (`recovery.promise`)."""
 SIGNALS_NEEDED = 2
 RECORDED_EVENTS = 20
 """The newest events that go into the record; Step Functions carries 256 KiB at most."""
@@ -36,7 +39,8 @@ class Situation:
     """Everything a decision is made from. Times are epoch seconds; `now` is the arbiter's own clock.
 
     `started_at` is when the incident began; `holder` is the incident that holds the lease when it is not this one (""
-    when nobody does). `forced` tells that this incident has forced a failover already.
+    when nobody does). `forced` tells that this incident has forced a failover already. `paused` is the pause that was
+    last read, over or not.
     """
 
     now: float
@@ -49,6 +53,8 @@ class Situation:
     events: tuple[Event, ...] = ()
     forced: bool = False
     holder: str | None = None
+    paused: Pause | None = None
+    override: Override | None = None
     detection: Detection = field(default_factory=Detection)
     objectives: Objectives = field(default_factory=Objectives)
 
@@ -118,12 +124,18 @@ def _judge(situation: Situation) -> tuple[Action, str]:
     seen = fresh(situation)
     elapsed = _elapsed(situation, seen)
     limit = waiting_limit(detection, situation.objectives)
-    late = elapsed >= limit or situation.now - situation.started_at >= limit
+    # Said so that a clock that tells nonsense ends the waiting
+    late = not (elapsed < limit and situation.now - situation.started_at < limit)
 
     seeing = [each.witness for each in seen if each.primary.reachable]
     blind = [each.witness for each in seen if confirms_loss(each, detection)]
     if seeing and len(seeing) == len(seen):
         return "stand_by", f"The primary {roles.primary} takes writes from every fresh witness ({_names(seeing)})."
+    if (pause := situation.paused) is not None and pause.until > situation.now and situation.override is None:
+        return (
+            "refuse",
+            f"{pause.by} paused automatic action for another {pause.until - situation.now:.0f} s: {pause.reason}.",
+        )
     if seeing:
         if late or elapsed >= detection.multi_az_grace:
             return (
@@ -160,8 +172,9 @@ def _judge(situation: Situation) -> tuple[Action, str]:
     hindrance = _hindrance(situation, seen)
     if hindrance is not None:
         return _hindered(situation, hindrance, case, elapsed, late)
-    ready = f"{roles.standby} lags {_lag(seen):.1f} s, within the RPO of {situation.objectives.rpo_seconds:.0f} s"
-    if rds_says_lost:
+    ready = _readiness(situation, _lag(seen))
+    # Its status is RDS's last word; an event of a failure is not while RDS does something about it
+    if lost(situation.primary.status) or (rds_says_lost and not _failing_over(situation)):
         return "promote", f"{case} and cannot come back by itself; {ready}."
     if elapsed < detection.multi_az_grace and not late:
         doing = "is failing over by itself" if _failing_over(situation) else "may still fail over by itself"
@@ -192,9 +205,10 @@ def _hindrance(situation: Situation, seen: Sequence[Observation]) -> _Hindrance 
     if not any(each.standby.reachable for each in seen):
         return _Hindrance(f"no fresh witness reaches the standby {name}", may_pass=True)
     lag = _lag(seen)
-    if lag is None:
+    accepted = situation.override is not None and LAG in situation.override.accepts
+    if lag is None and not accepted:
         return _Hindrance(f"no fresh witness knows the lag of the standby {name}", may_pass=True)
-    if lag > rpo:
+    if lag is not None and lag > rpo and not accepted:
         return _Hindrance(f"the standby {name} is {lag:.0f} s behind, beyond the RPO of {rpo:.0f} s", may_pass=False)
     # A standby that replicates nothing any more and is within the RPO: an earlier run promoted it and was cut short.
     return None
@@ -212,6 +226,15 @@ def _hindered(situation: Situation, hindrance: _Hindrance, case: str, elapsed: f
     if late or not (hindrance.may_pass or can_force):
         return "refuse", f"{case}, but {hindrance.reason} after {elapsed:.0f} s."
     return "wait", f"{case}, but {hindrance.reason}: waiting since {elapsed:.0f} s for that to pass or RDS to recover."
+
+
+def _readiness(situation: Situation, lag: float | None) -> str:
+    behind = f"{situation.roles.standby} lags " + ("an unknown time" if lag is None else f"{lag:.1f} s")
+    rpo = situation.objectives.rpo_seconds
+    if lag is not None and lag <= rpo:
+        return f"{behind}, within the RPO of {rpo:.0f} s"
+    assert situation.override is not None, "beyond the RPO is a hindrance without one"
+    return f"{behind}, of an RPO of {rpo:.0f} s, which {situation.override.by} accepts ({situation.override.reason})"
 
 
 def confirms_loss(seen: Observation, detection: Detection) -> bool:
@@ -234,16 +257,18 @@ def serves_others(seen: Sequence[Observation], situation: Situation) -> float | 
 
 
 def _lag(seen: Sequence[Observation]) -> float | None:
-    """The largest lag any fresh witness measured, in seconds."""
-    return max((each.standby.lag_seconds for each in seen if each.standby.lag_seconds is not None), default=None)
+    """The largest lag any fresh witness measured, in seconds; what is not a number counts as endless."""
+    lags = [each.standby.lag_seconds for each in seen if each.standby.lag_seconds is not None]
+    return max((math.inf if math.isnan(lag) else lag for lag in lags), default=None)
 
 
 def _elapsed(situation: Situation, seen: Sequence[Observation]) -> float:
-    """Seconds since the first failed probe any fresh witness tells of, or else since the incident began."""
+    """Seconds since the primary was lost: since the first failed probe of that witness which lost it last (one may have
+    been cut off from it for hours, and RDS has its grace nevertheless), or else since the incident began."""
     firsts = [
         each.first_failure_at for each in seen if each.first_failure_at is not None and not each.primary.reachable
     ]
-    return max(0.0, situation.now - min([*firsts, situation.started_at]))
+    return max(0.0, situation.now - max(firsts, default=situation.started_at))
 
 
 def _recent(situation: Situation, event: Event) -> bool:
@@ -275,6 +300,10 @@ def _inputs(situation: Situation) -> dict[str, Any]:
         "started_at": situation.started_at,
         "forced": situation.forced,
         "holder": situation.holder,
+        "paused": None if situation.paused is None else asdict(situation.paused),
+        "override": None
+        if situation.override is None
+        else asdict(situation.override) | {"accepts": sorted(situation.override.accepts)},
         "observations": [asdict(each) | {"fresh": each.witness in counted} for each in situation.observations],
         "primary": asdict(situation.primary),
         "standby": asdict(situation.standby),

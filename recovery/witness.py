@@ -37,8 +37,10 @@ CARRIED_SECONDS = 15.0
 """An own observation this young is continued by the next invocation."""
 WATCH_SECONDS = 60.0
 """The schedule's period; after it a run goes on until its successor is seen, so that no gap is left between them."""
-LAST_ROUND_SECONDS = 78.0
-"""No round begins later: with time-outs and goodbye a run ends before 85 s; the function's own time-out is 90 s."""
+LAST_ROUND_SECONDS = 130.0
+"""No round begins later. EventBridge Scheduler keeps its time to within 60 s, so a successor may begin its own rounds
+119 s after this run did, and a cold start later. With time-outs and goodbye a run ends before 140 s; the function's own
+time-out is 150 s."""
 LAMBDA_RESERVE_SECONDS = 6.0
 METRICS_SECONDS = 30.0
 
@@ -336,7 +338,8 @@ class Witness:
         self._attempt("observation", lambda: observation.put(self._means.table, seen))
         if seen.failures >= self._detection.failure_threshold:
             lease = self._attempt(
-                "suspicion", lambda: self._means.suspicion.act(current, self._clock(), self._incident_at)
+                "suspicion",
+                lambda: self._means.suspicion.act(current, self._clock(), self._incident_at, seen.first_failure_at),
             )
             if lease is not None:
                 if self._incident_at is None:
