@@ -31,9 +31,13 @@ STATEMENT_SECONDS = 30.0
 
 _PEEK = f"""
 SELECT data FROM pg_logical_slot_peek_binary_changes('{source.NAME}', NULL, %d, 'proto_version', '1',
-    'publication_names', '{source.NAME}') WITH ORDINALITY AS message (lsn, xid, data, number) ORDER BY number
+    'publication_names', '{source.NAME}', 'messages', 'true') WITH ORDINALITY AS message (lsn, xid, data, number)
+WHERE data < '\\x4d00' OR data >= '\\x4d01' ORDER BY number
 """  # noqa: S608 - constants
-"""PostgreSQL knows that what a function returns is in the order of its ordinality: no plan of this sorts."""
+"""PostgreSQL knows that what a function returns is in the order of its ordinality: no plan of this sorts.
+
+A logical message (0x4D) that is not transactional (0x00) stands outside of every transaction; none is ours.
+"""
 
 _ADVANCE = f"SELECT end_lsn::text FROM pg_replication_slot_advance('{source.NAME}', CAST(:position AS pg_lsn))"  # noqa: S608
 

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 
 from recovery.connection import Refused, Session
+from recovery.transaction_log import ddl
 
 NAME = "citizens_log"
 """Of the publication and of the slot."""
@@ -88,29 +89,31 @@ class Slot:
 
 
 def has_publication(session: Session, seconds: float) -> bool:
-    """Whether publication and event trigger are there."""
+    """Whether publication and event triggers are there."""
     return bool(
         session.run(_state_of("pg_publication", "pubname"), seconds)
         and session.run("SELECT 1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'recovery_give_identity'", seconds)
+        and session.run("SELECT 1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'recovery_ddl_2_keep'", seconds)
     )
 
 
 def require_publication(session: Session, seconds: float) -> None:
-    """NotPrepared unless publication and event trigger are there."""
+    """NotPrepared unless publication and event triggers are there."""
     if not has_publication(session, seconds):
         raise NotPrepared(
-            f"The publication {NAME} or its event trigger is missing at {session.endpoint}; the rotation function puts "
-            "both in place every few minutes: look at its log if this goes on."
+            f"The publication {NAME} or an event trigger is missing at {session.endpoint}; the rotation function puts "
+            "them in place every few minutes: look at its log if this goes on."
         )
 
 
 def ensure_publication(session: Session, seconds: float) -> None:
-    """Identities, event trigger and publication, in one transaction. Does nothing when all is there."""
-    if has_publication(session, seconds):
+    """Identities, event triggers and publication, in one transaction. Does nothing when all is there."""
+    if has_publication(session, seconds) and ddl.installed(session, seconds):
         return
     try:
         with session.transaction(seconds):
             session.run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}", seconds)
+            ddl.install(session, seconds)
             if not session.run(
                 "SELECT 1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'recovery_give_identity'", seconds
             ):

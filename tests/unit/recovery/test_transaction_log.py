@@ -8,7 +8,7 @@ import pytest
 from recovery.connection import Refused, Session
 from recovery.heartbeat import lsn_number, lsn_text
 from recovery.table import RecoveryTable
-from recovery.transaction_log import segment, source
+from recovery.transaction_log import ddl, segment, source
 from recovery.transaction_log.archive import Archive, ForeignLog, NotThePrimary, keep
 from recovery.transaction_log.open_log import open_log
 from recovery.transaction_log.pgoutput import Begin, Change, Commit, decode
@@ -62,6 +62,7 @@ def session(members: Pair) -> Session:
 def unprepared(session: Session) -> Session:
     """Before the publication is there for the first time."""
     session.run("DROP EVENT TRIGGER recovery_give_identity; DROP PUBLICATION citizens_log", 5)
+    ddl.remove(session, 5)
     session.run("ALTER TABLE citizens REPLICA IDENTITY DEFAULT", 5)
     return session
 
