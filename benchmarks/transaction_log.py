@@ -23,6 +23,7 @@ from local_cloud.cluster import ADMINISTRATOR, Cluster, make_template
 from local_cloud.postgres_host import PostgresHost
 from recovery.connection import Credentials, Session, _Watchdog
 from recovery.members import Endpoint
+from recovery.preparation import prepare
 from recovery.transaction_log import segment, source
 from recovery.transaction_log.archive import Archive
 
@@ -83,7 +84,7 @@ class Bench:
         return Session(connection, _Watchdog(raw.dup()), endpoint, Credentials(ADMINISTRATOR, ""))
 
     def begin(self) -> None:
-        source.ensure_publication(self.session, SECONDS)
+        prepare(self.session)
         self.session.run("SELECT pg_create_logical_replication_slot('origin', 'pgoutput')", SECONDS)
 
     def load_pgbench(self) -> None:

@@ -8,6 +8,7 @@ nothing doubled. A slot that is lost or gone is made anew, and the hole becomes 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -88,6 +89,7 @@ class Archive:
         self._patience = patience
         self._newest: Segment | None = None
         self._system = ""
+        self._sequences: dict[str, tuple[int, bool]] = {}
         self.progress = Progress()
 
     def prepare(self) -> None:
@@ -187,7 +189,11 @@ class Archive:
                         f"{lsn_text(self._newest.header.last)}; it is not the slot this log was read from."
                     )
                 header = self._header(CHANGES, begin.commit, commit.end, messages, commit.at)
-                self._newest = writer.finish(header, self._newest.path)
+                # Asked behind the batch, so none stands behind a row that is in it.
+                standing = source.sequences(self._session, STATEMENT_SECONDS)
+                moved = {name: at for name, at in standing.items() if self._sequences.get(name) != at}
+                self._newest = writer.finish(dataclasses.replace(header, sequences=moved), self._newest.path)
+                self._sequences = standing
                 segment.record_newest(self._newest)
         if not messages:
             # What was committed before `now_at` and is not ours to keep must not hold the primary's WAL back.

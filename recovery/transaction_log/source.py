@@ -19,6 +19,8 @@ SLOT_SECONDS = 20.0
 """Creating a slot waits for the transactions that run at that moment."""
 LOCK_MILLISECONDS = 2000
 """A table in use is tried again a minute later rather than queueing the applications behind us."""
+NOT_THERE = ("3F000", "42501", "42883")
+"""No such schema, no right to use it, no such function."""
 EXISTS = ("23505", "42P06", "42P07", "42710", "42723")
 
 _SLOT = f"""
@@ -86,6 +88,20 @@ class Slot:
 
     name: str
     position: str
+
+
+def sequences(session: Session, seconds: float) -> dict[str, tuple[int, bool]]:
+    """Where every sequence stands: quoted name → (last value, whether it was given out)."""
+    try:
+        rows = session.run("SELECT name, last_value, is_called FROM recovery.sequence_positions()", seconds)
+    except Refused as refused:
+        if refused.sqlstate in NOT_THERE:
+            raise NotPrepared(
+                f"recovery.sequence_positions() is missing at {session.endpoint}; the rotation function puts it in "
+                "place every few minutes: look at its log if this goes on."
+            ) from refused
+        raise
+    return {str(name): (int(value), bool(called)) for name, value, called in rows}
 
 
 def has_publication(session: Session, seconds: float) -> bool:
