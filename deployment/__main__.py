@@ -21,6 +21,7 @@ from deployment.configuration import configured
 from deployment.destruction import Destruction, confirm
 from deployment.lint import check_templates
 from deployment.problem import Problem
+from stacks.promised import promised
 from stacks.settings import Settings, SettingsError
 
 
@@ -47,6 +48,7 @@ def synth(command: Command) -> None:
     cdk = Cdk(command.suffix, command.environment)
     cdk.synth()
     check_templates(cdk.assembly, chosen.region)
+    print(promised(chosen, cdk.assembly))
     print(f"Synthesised into {cdk.assembly.relative_to(Path.cwd())}")
 
 

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
+    from local_cloud.alarms import Alarms
+    from local_cloud.database_log import DatabaseLogs
     from local_cloud.fleet import Fleet
     from local_cloud.rds_api import DatabaseService
     from local_cloud.rotation import Rotations
@@ -142,13 +144,16 @@ class LocalCloud:
             file_systems,
             functions_runtime,
             interfaces,
+            log_metrics,
             nested_stacks,
             schedules,
             security_groups,
             state_machines,
             unsupported,
         )
+        from local_cloud.alarms import Alarms
         from local_cloud.certificates import CertificateAuthority
+        from local_cloud.database_log import DatabaseLogs
         from local_cloud.events import DatabaseEvents
         from local_cloud.fleet import Fleet
         from local_cloud.rds_api import DatabaseService
@@ -177,6 +182,11 @@ class LocalCloud:
         backups.install()
         interfaces.install()
         account_facts.install()
+        log_metrics.install()
+        self.database_logs: DatabaseLogs = DatabaseLogs(self.fleet, options)
+        self.database_logs.install()
+        self.alarms: Alarms = Alarms()
+        self.alarms.install()
         self.templates = unsupported.TemplateFindings()
         self.templates.install()
 
@@ -195,6 +205,8 @@ class LocalCloud:
 
         if self.options.permissions is not None:
             write_whole(self.options.permissions, json.dumps(permission_record.record.shown()))
+        self.alarms.close()
+        self.database_logs.close()
         self.rotations.close()
         self.events.close()
         functions_runtime.stop_all()
