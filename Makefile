@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SCENARIO ?= primary-lost
-# Processes that share the tests out: half of them wait for databases and schedules most of the time.
+# Processes that share the tests out.
 WORKERS ?= 2
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
