@@ -12,6 +12,8 @@ from typing import Annotated, Any, Self
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from recovery.objectives import Detection, Objectives
+
 REGION = "eu-central-2"
 ZONES = tuple(f"{REGION}{letter}" for letter in "abc")
 REHEARSED_MAJOR = "18"
@@ -262,11 +264,6 @@ class Settings(BaseSettings):
         for cidr in self.application_cidrs:
             if vpc.overlaps(ipaddress.ip_network(cidr)):
                 raise ValueError(f"The application range {cidr} overlaps the VPC's own range {self.vpc_cidr}.")
-        if self.detection_seconds + self.multi_az_grace_seconds >= self.rto_seconds:
-            raise ValueError(
-                f"Detection ({self.detection_seconds:g} s) and the Multi-AZ grace ({self.multi_az_grace_seconds} s) "
-                f"leave nothing of the recovery time objective ({self.rto_seconds} s)."
-            )
         if self.protect and self.log_retention_days < PROTECTED_LOG_RETENTION:
             raise ValueError(
                 f"The log retention {self.log_retention_days} is too short for a protected environment: FedRAMP "
@@ -275,9 +272,19 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def detection_seconds(self) -> float:
-        """The longest time from a loss until a witness suspects it, s."""
-        return self.failure_threshold * (self.probe_interval_seconds + self.probe_timeout_seconds)
+    def detection(self) -> Detection:
+        """How a loss is noticed; that it is noticed in time is proved when the templates are there."""
+        return Detection(
+            probe_interval=self.probe_interval_seconds,
+            probe_timeout=self.probe_timeout_seconds,
+            failure_threshold=self.failure_threshold,
+            multi_az_grace=self.multi_az_grace_seconds,
+        )
+
+    @property
+    def objectives(self) -> Objectives:
+        """What was promised."""
+        return Objectives(rto_seconds=self.rto_seconds, rpo_seconds=self.rpo_seconds)
 
     @property
     def tags(self) -> dict[str, str]:

@@ -10,17 +10,21 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import boto3
 import psycopg
 import pytest
+from botocore.exceptions import ClientError
 from psycopg.conninfo import conninfo_to_dict
 
 from deployment import remains
+from deployment.account import Account
 from deployment.destruction import Destruction
 from drills.client import Application
 from drills.rotation_load import rotate_under_load
 from drills.scenarios import post
 from recovery import incident
 from recovery.table import RecoveryTable
+from stacks.settings import REGION
 from tests.integration.conftest import Deployed, eventually
 
 TABLE = "public.workflow_test"
@@ -74,6 +78,31 @@ def test_a_write_on_the_primary_is_seen_on_the_standby(deployed: Deployed, writt
 def test_a_plaintext_connection_is_refused(deployed: Deployed, member: int) -> None:
     with pytest.raises(psycopg.OperationalError, match="no encryption"):
         deployed.application.connect_member(member, sslmode="disable")
+
+
+def without_tls(deployed: Deployed, service: str) -> Any:
+    """A client of an AWS service that does not encrypt; nobody but this test has one."""
+    if not deployed.account.is_local:
+        return boto3.client(service, region_name=REGION, use_ssl=False)  # type: ignore[call-overload]
+    plain = deployed.control.removesuffix("/_local")
+    return Account({**deployed.account.environment, "AWS_ENDPOINT_URL": plain}).client(service)
+
+
+def test_a_call_to_the_alert_topic_without_tls_is_refused(deployed: Deployed) -> None:
+    with pytest.raises(ClientError, match="not authorized to perform: sns:Publish"):
+        without_tls(deployed, "sns").publish(TopicArn=deployed.outputs["AlertTopicArn"], Message="in the clear")
+
+
+@pytest.mark.parametrize("call", ["send_message", "receive_message", "purge_queue"])
+def test_a_call_to_the_dead_letter_queue_without_tls_is_refused(deployed: Deployed, call: str) -> None:
+    encrypted = deployed.account.client("sqs")
+    name = f"citizens-dead-letters-{deployed.outputs['EnvironmentSuffix']}"
+    queue = encrypted.get_queue_url(QueueName=name)["QueueUrl"]
+    message = {"MessageBody": "in the clear"} if call == "send_message" else {}
+    with pytest.raises(ClientError) as refused:
+        getattr(without_tls(deployed, "sqs"), call)(QueueUrl=queue, **message)
+    assert refused.value.response["Error"]["Code"].startswith("AccessDenied")
+    assert encrypted.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]
 
 
 def test_the_certificate_of_one_member_does_not_pass_for_the_other(deployed: Deployed) -> None:

@@ -14,6 +14,7 @@ from functions import arbiter, archive, clients, cutover, environment, open_log,
 from functions.environment import EnvironmentIncomplete
 from recovery import observation, roles, secret
 from recovery.clock import iso
+from recovery.incident import take_lease
 from recovery.table import RecoveryTable
 from recovery.transaction_log import segment
 from recovery.transaction_log.source import NotPrepared
@@ -44,10 +45,15 @@ def test_the_witness_probes_and_says_how_it_went(deployed: Pair, table: Recovery
     assert witness.handler({}, Context(seconds=5))["probes"] == 1
 
 
-def test_the_arbiter_decides_from_what_the_witnesses_saw(deployed: Pair) -> None:
+def test_the_arbiter_decides_from_what_the_witnesses_saw(deployed: Pair, table: RecoveryTable) -> None:
     witness.handler({}, Context(seconds=5))
     event = {"incident": "20270115T080000Z-abcd", "epoch": 1, "started_at": iso(time.time())}
+    assert "nobody holds it" in arbiter.handler(event, Context())["reason"]
+    lease = take_lease(table, 1, "a", time.time())
+    assert lease is not None
+    event["incident"] = lease.incident
     decision = arbiter.handler(event, Context())
+    assert "takes writes from every fresh witness" in decision["reason"]
     assert (decision["action"], decision["primary"], decision["standby"]) == ("stand_by", PRIMARY, STANDBY)
     assert decision["primary_status"] == "absent"
     json.dumps(decision)
@@ -68,7 +74,7 @@ def test_log_cut_over_and_verification_follow_one_another_and_may_be_repeated(
     with deployed.open() as session:
         session.run("DROP EVENT TRIGGER recovery_give_identity; DROP PUBLICATION citizens_log", 5)
     as_user("citizens_log")
-    with pytest.raises(NotPrepared, match="citizens_log or its event trigger is missing"):
+    with pytest.raises(NotPrepared, match="citizens_log or an event trigger is missing"):
         open_log.handler({"epoch": 1, "member": PRIMARY}, Context())
     prepared = rotation.handler({"Step": "prepareDatabase", "member": PRIMARY}, Context())
     assert prepared == {"host": deployed.primary.host}
