@@ -78,7 +78,11 @@ def rotation(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:  #
         load = rotate_under_load(Application(Account(inside), cdk.deploy()), ROTATIONS)
     finally:
         local.down(state, environment)
-    print(f"{load.signed_in} sign-ins, {load.retried} needed the secret again", file=sys.stderr)
+    print(
+        f"{load.rotations} rotations, {load.asked_again} times asked for again; {load.signed_in} sign-ins, "
+        f"{load.retried} needed the secret again",
+        file=sys.stderr,
+    )
     return {
         "rotation": median_of(load.seconds, 10),
         "rotation_client_failures": Result(len(load.failures), "failures", (float(len(load.failures)),), 0),
