@@ -214,16 +214,31 @@ def read(path: Path) -> Segment:
         digest = file.read()
         if len(digest) < _DIGEST or sha.digest() != digest:
             raise SegmentCorrupt(f"{path} does not match its SHA-256: it was torn or changed after it was written.")
-        try:
-            file.seek(size - _DIGEST - _LENGTH.size)
-            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-            file.seek(size - _DIGEST - _LENGTH.size - length)
-            header = Header(**json.loads(file.read(length)))
-        except (OSError, ValueError, TypeError, struct.error) as error:
-            raise SegmentCorrupt(f"{path} has a right SHA-256 but no header that can be read: {error}.") from error
+    header = read_header(path)
     if path.name != name(header):
         raise SegmentCorrupt(f"{path} is not named after its positions, which would be {name(header)}.")
     return Segment(path, header, digest.hex())
+
+
+def read_header(path: Path) -> Header:
+    """What a segment says of itself, unproved; SegmentCorrupt when that cannot be read."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            file.seek(size - _DIGEST - _LENGTH.size)
+            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+            file.seek(size - _DIGEST - _LENGTH.size - length)
+            return Header(**json.loads(file.read(length)))
+    except (OSError, ValueError, TypeError, struct.error) as error:
+        raise SegmentCorrupt(f"{path} has no header that can be read: {error}.") from error
+
+
+def claimed(path: Path) -> Segment:
+    """What a segment says it is, and the SHA-256 that it says it has: nothing is proved by it."""
+    header = read_header(path)
+    with path.open("rb") as file:
+        file.seek(-_DIGEST, os.SEEK_END)
+        return Segment(path, header, file.read().hex())
 
 
 def blocks(path: Path) -> Iterator[bytes]:
