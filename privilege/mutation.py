@@ -25,7 +25,7 @@ Tell = Callable[[str], None]
 # something (the secret and the roles, the scheduled functions, the arbiter that the machine asks).
 LANES: Sequence[Sequence[str]] = (
     ("citizens-probe", "citizens-arbiter", "citizens-failover"),
-    ("citizens-open-log", "citizens-verify", "citizens-cutover", "citizens-rotation"),
+    ("citizens-open-log", "citizens-verify", "citizens-cutover", "citizens-rotation", "citizens-log-care"),
     (
         *(f"citizens-{name}-schedule" for name in FUNCTIONS_OF_SCHEDULES),
         *(f"citizens-{name}" for name in FUNCTIONS_OF_SCHEDULES),

@@ -258,6 +258,7 @@ class Database(CitizensStack):
                     "MEMBERS": members.as_json(),
                     "PASSWORD_LENGTH": str(self.settings.password_length),
                     "PASSWORD_EXCLUDED": self.settings.password_excluded,
+                    "TRANSACTION_LOG": "on" if self.settings.transaction_log else "off",
                 },
                 statements=[
                     *read_secret(self, members.secret_arn),

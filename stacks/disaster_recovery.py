@@ -95,7 +95,8 @@ class DisasterRecovery(Stack):
                 "RotationFunctionName": database.rotation.name,
                 "WitnessAFunctionName": failover.functions["witness-a"].name,
                 "WitnessCFunctionName": failover.functions["witness-c"].name,
-                "ArchiveFunctionName": log.archive.name,
+                **({"ArchiveFunctionName": log.archive.name} if log.archive else {}),
+                "LogCareFunctionName": log.care.name,
             }
         )
 

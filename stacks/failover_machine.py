@@ -24,12 +24,15 @@ MACHINE_TIMEOUT_SECONDS = 3000
 
 @dataclass(frozen=True)
 class MachineReferences:
-    """What the machine refers to: ARNs (or CDK tokens of them), names, and each member's own security group."""
+    """What the machine refers to: ARNs (or CDK tokens of them), names, and each member's own security group.
+
+    `open_log_arn` is None when no transaction log is kept: the machine has no OpenLog then.
+    """
 
     arbiter_arn: str
     probe_arn: str
     rotation_arn: str
-    open_log_arn: str
+    open_log_arn: str | None
     cutover_arn: str
     verify_arn: str
     topic_arn: str
@@ -344,6 +347,7 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
 
 
 def _cutting_over(references: MachineReferences) -> dict[str, State]:
+    prepared = "OpenLog" if references.open_log_arn else "PointSecret"
     return {
         # It has replicated all that the functions need; should something be missing, OpenLog says what
         "PrepareDatabase": _task(
@@ -353,22 +357,16 @@ def _cutting_over(references: MachineReferences) -> dict[str, State]:
                 "FunctionName": references.rotation_arn,
                 "Payload": {"Step": "prepareDatabase", "member": "{% $decision.standby %}"},
             },
-            following="OpenLog",
+            following=prepared,
             catch=[
                 {
                     "ErrorEquals": ["States.ALL"],
                     "Assign": {"timeline": _note("'database not prepared: ' & $states.errorOutput.Error")},
-                    "Next": "OpenLog",
+                    "Next": prepared,
                 }
             ],
         ),
-        "OpenLog": _invoke(
-            "OpenLog",
-            references.open_log_arn,
-            {"epoch": "{% $epoch + 1 %}", "member": "{% $decision.standby %}"},
-            assign={"timeline": _note("'transaction log opened at ' & $states.result.Payload.begin_lsn")},
-            following="PointSecret",
-        ),
+        **_opening_log(references.open_log_arn),
         "PointSecret": _invoke(
             "PointSecret",
             references.rotation_arn,
@@ -404,6 +402,20 @@ def _cutting_over(references: MachineReferences) -> dict[str, State]:
             },
             following="Record",
         ),
+    }
+
+
+def _opening_log(open_log_arn: str | None) -> dict[str, State]:
+    if open_log_arn is None:
+        return {}
+    return {
+        "OpenLog": _invoke(
+            "OpenLog",
+            open_log_arn,
+            {"epoch": "{% $epoch + 1 %}", "member": "{% $decision.standby %}"},
+            assign={"timeline": _note("'transaction log opened at ' & $states.result.Payload.begin_lsn")},
+            following="PointSecret",
+        )
     }
 
 

@@ -14,9 +14,9 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from stacks.database import DatabaseProps
+from stacks.database import SLOT_SHARE_OF_STORAGE, DatabaseProps
 from stacks.failover import FailoverProps
-from stacks.names import FUNCTIONS, METRICS_NAMESPACE
+from stacks.names import METRICS_NAMESPACE, deployed_functions
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
 from stacks.permissions import allow, identity
@@ -75,6 +75,7 @@ class Observability(CitizensStack):
         self._loss_alarms()
         for watched in (
             *self._objectives(),
+            *self._log(),
             *self._machine(failover),
             *self._functions(),
             *self._dead_letters(security),
@@ -189,8 +190,45 @@ class Observability(CitizensStack):
             )
             for witness in ("a", "c")
         ]
+        return lags
+
+    def _log(self) -> Sequence[Watched]:
+        """The transaction log: that it is kept, and that what was kept is still there."""
+        kept = [
+            Watched(
+                construct_id="LogVerdict",
+                name="log-verdict",
+                description="The log's files are damaged or incomplete, or have not been verified for a day: bring the "
+                "segments that verify names back from the backup",
+                namespace=METRICS_NAMESPACE,
+                metric="LogVerdict",
+                dimensions=self._suffix,
+                statistic="Maximum",
+                # 0 is OK, 1 a WARNING, 2 a FAILURE
+                threshold=1,
+                period=86_400,
+                periods=1,
+                missing=MISSING_IS_A_FAULT,
+            )
+        ]
+        if not self.settings.transaction_log:
+            return kept
+        half = self.settings.rpo_seconds / 2
         return [
-            *lags,
+            *kept,
+            Watched(
+                construct_id="LogLagBytes",
+                name="log-lag-bytes",
+                description="The archived transaction log is behind by half of what the slot may hold back: look why "
+                "the archive is slow or stopped, before PostgreSQL gives the slot up and the log has a gap",
+                namespace=METRICS_NAMESPACE,
+                metric="LogLagBytes",
+                dimensions=self._suffix,
+                statistic="Maximum",
+                threshold=self.settings.allocated_storage * GIB * SLOT_SHARE_OF_STORAGE / 2,
+                # The lag in seconds speaks of silence
+                missing=MISSING_IS_GOOD_NEWS,
+            ),
             Watched(
                 construct_id="LogLag",
                 name="log-lag",
@@ -252,7 +290,7 @@ class Observability(CitizensStack):
                 periods=1 if name in ("rotation", "cutover", "open-log", "verify") else 3,
                 missing=MISSING_IS_GOOD_NEWS,
             )
-            for name in FUNCTIONS
+            for name in deployed_functions(self.settings.transaction_log)
         ]
 
     @staticmethod
@@ -366,7 +404,10 @@ class Observability(CitizensStack):
             ),
             self._graph(
                 "Function errors",
-                [["AWS/Lambda", "Errors", "FunctionName", self.names.of(name)] for name in FUNCTIONS],
+                [
+                    ["AWS/Lambda", "Errors", "FunctionName", self.names.of(name)]
+                    for name in deployed_functions(self.settings.transaction_log)
+                ],
                 16,
                 6,
                 "Sum",
