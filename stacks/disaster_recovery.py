@@ -96,7 +96,6 @@ class DisasterRecovery(Stack):
                 "WitnessAFunctionName": failover.functions["witness-a"].name,
                 "WitnessCFunctionName": failover.functions["witness-c"].name,
                 **({"ArchiveFunctionName": log.archive.name} if log.archive else {}),
-                "LogCareFunctionName": log.care.name,
             }
         )
 

@@ -175,7 +175,7 @@ class Observability(CitizensStack):
     def _objectives(self) -> Sequence[Watched]:
         """Early: at half the objective there is still time to act."""
         half = self.settings.rpo_seconds / 2
-        lags = [
+        return [
             Watched(
                 construct_id=f"StandbyLag{witness.upper()}",
                 name=f"standby-lag-from-{witness}",
@@ -190,7 +190,6 @@ class Observability(CitizensStack):
             )
             for witness in ("a", "c")
         ]
-        return lags
 
     def _log(self) -> Sequence[Watched]:
         """The transaction log: that it is kept, and that what was kept is still there."""
