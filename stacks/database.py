@@ -100,6 +100,11 @@ class Database(CitizensStack):
                 "rds.logical_replication": "1",
                 "max_slot_wal_keep_size": str(slot_mib),
                 "hot_standby_feedback": "1",
+                # The standby keeps the log's slot in step, so a promoted one has it before any client writes. RDS asks
+                # the database of its `rds.` parameter for the slots. `synchronized_standby_slots` stays unset: with the
+                # standby lost it would stop the archive.
+                "sync_replication_slots": "1",
+                "rds.logical_slot_sync_dbname": DATABASE,
                 "wal_sender_timeout": "30000",
                 "log_connections": "1",
                 "log_disconnections": "1",

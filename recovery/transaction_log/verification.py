@@ -10,6 +10,7 @@ there is time.
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 
 from recovery.clock import iso
 from recovery.heartbeat import lsn_text
-from recovery.transaction_log import retention, segment
+from recovery.transaction_log import continuity, retention, segment
 from recovery.transaction_log.retention import ANCHOR, HOLDS, Anchor
 from recovery.transaction_log.segment import GAP, HEAD, LOCK, OPENED, PENDING, Segment, SegmentCorrupt
 
@@ -126,6 +127,8 @@ def verify(root: Path, processes: int = 1, seconds: float | None = None) -> Repo
     newest_first = [path for walk in reversed(walks) for path in reversed(walk.paths)]
     examined = {each.path: each for each in _examine_all(newest_first, processes, deadline)}
     epochs = tuple(walk.report(examined) for walk in walks)
+    for before, after in itertools.pairwise(walks):
+        after.join(before)
     verdicts = {finding.verdict for finding in findings}
     return Report(next((v for v in (FAILURE, WARNING) if v in verdicts), OK), tuple(findings), epochs)
 
@@ -178,6 +181,7 @@ class _Epoch:
         self._epoch = epoch
         self._folder = folder
         self._findings = findings
+        self._first: Segment | None = None
         self._before: Segment | None = None
         self._anchor: Anchor | None = None
         self._head = self._recorded()  # read before the folder is listed: the archive may be at work
@@ -226,6 +230,16 @@ class _Epoch:
             iso(max(commits)) if commits else None,
         )
 
+    def join(self, before: _Epoch) -> None:
+        """Compare the chain's beginning with the end of the epoch before it."""
+        if self._first is None or before._before is None or before._epoch != self._epoch - 1:
+            return  # what is missing was said
+        hole = continuity.hole(before._before.header, self._first.header)
+        if hole is not None:
+            self._find(
+                WARNING, "JOIN", self._first.path, f"epoch {self._epoch} may not join the one before it: {hole}."
+            )
+
     def _anchored(self) -> Anchor | None:
         try:
             return retention.anchor(self._folder)
@@ -256,6 +270,7 @@ class _Epoch:
         """Compare a segment with the one before it, or with the anchor."""
         header, path, before, anchor = found.header, found.path, self._before, self._anchor
         self._before = found
+        self._first = self._first or found
         if header.epoch != self._epoch or (before and header.system_identifier != before.header.system_identifier):
             self._find(
                 FAILURE, "FOREIGN", path,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from recovery.clock import iso
 from recovery.transaction_log import __main__ as program
 from recovery.transaction_log import retention, segment
+from recovery.transaction_log.continuity import CAME_ALONG
 from recovery.transaction_log.retention import (
     ANCHOR,
     DAY_SECONDS,
@@ -45,7 +46,7 @@ def committed(log: Log, commit: int, at: float) -> None:
 def grown(root: Path, epoch: int = 1) -> Log:
     """An opening, then one transaction a day: 4, 3, 2 and 1 days ago."""
     made = Log(root, epoch)
-    made.link(made.header)
+    made.link(replace(made.header, reason=CAME_ALONG))
     for number, commit in enumerate(COMMITS):
         committed(made, commit, NOW - (4 - number) * DAY_SECONDS)
     return made
