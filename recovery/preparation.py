@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recovery.connection import Session
-from recovery.transaction_log import removal, source
+from recovery.transaction_log import ddl, removal, source
 
 ROLES = ("citizens_witness", "citizens_probe", "citizens_log", "citizens_verify")
 SECONDS = 10.0
@@ -26,6 +26,7 @@ def prepare(session: Session, transaction_log: bool = True) -> bool:
     """
     with session.transaction(SECONDS):
         session.run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}", SECONDS)
+        session.run(ddl.OWN, SECONDS)
         session.run(f"SELECT pg_advisory_xact_lock({_LOCK})", SECONDS)
         session.run((Path(__file__).with_name("sql") / "roles.sql").read_text(), SECONDS)
     if not transaction_log:

@@ -24,12 +24,13 @@ from recovery.clock import iso
 from recovery.heartbeat import lsn_text
 from recovery.transaction_log import continuity, retention, segment
 from recovery.transaction_log.retention import ANCHOR, HOLDS, Anchor
-from recovery.transaction_log.segment import GAP, HEAD, LOCK, OPENED, PENDING, Segment, SegmentCorrupt
+from recovery.transaction_log.segment import BRANCH, GAP, HEAD, LOCK, OPENED, PENDING, Segment, SegmentCorrupt
 
 OK, WARNING, FAILURE = "OK", "WARNING", "FAILURE"
 EXIT_CODES = {OK: 0, WARNING: 1, FAILURE: 2}
 _EPOCH = re.compile(r"epoch-([1-9][0-9]*)")
-_OURS = re.compile(rf"{re.escape(LOCK)}|{re.escape(HEAD)}|{re.escape(PENDING)}|{re.escape(ANCHOR)}|\..*\.partial")
+_NAMES = "|".join(re.escape(name) for name in (LOCK, HEAD, PENDING, BRANCH, ANCHOR))
+_OURS = re.compile(rf"{_NAMES}|\..*\.partial")
 _OURS_ABOVE = re.compile(rf"{re.escape(LOCK)}|{re.escape(HOLDS)}|\..*\.partial")
 _TOGETHER = 64
 """So many segments are read between two looks at the clock."""

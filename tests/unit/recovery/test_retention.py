@@ -294,16 +294,16 @@ def test_several_processes_find_the_same(log: Log, tmp_path: Path) -> None:
 def test_the_commands_hold_release_and_expire(log: Log, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path)
     ages = ["--days", "0", "--needed-since", iso(NOW), "--json"]
-    assert program.main(["hold", folder, "--name", "court", "--reason", "case 17"]) == 0
+    assert program.main(["hold", folder, "--name", "court", "--reason", "case 17"], {}) == 0
     capsys.readouterr()
-    assert program.main(["expire", folder, *ages]) == 0
+    assert program.main(["expire", folder, *ages], {}) == 0
     assert json.loads(capsys.readouterr().out)["held"] == ["court"]
-    assert program.main(["release", folder, "--name", "court", "--json"]) == 0
+    assert program.main(["release", folder, "--name", "court", "--json"], {}) == 0
     assert json.loads(capsys.readouterr().out) == {"holds": []}
-    assert program.main(["expire", folder, *ages, "--dry-run"]) == 0
+    assert program.main(["expire", folder, *ages, "--dry-run"], {}) == 0
     assert json.loads(capsys.readouterr().out)["segments"] == {"epoch-1": 4}
     assert len(names(log)) == 5
-    assert program.main(["expire", folder, "--days", "0", "--needed-since", iso(NOW)]) == 0
+    assert program.main(["expire", folder, "--days", "0", "--needed-since", iso(NOW)], {}) == 0
     assert "4 segments, " in capsys.readouterr().out
     assert len(names(log)) == 1
 
@@ -319,7 +319,7 @@ def test_the_commands_hold_release_and_expire(log: Log, tmp_path: Path, capsys: 
 def test_what_cannot_be_done_is_said_in_a_sentence(
     log: Log, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    assert program.main([argument.format(tmp_path) for argument in arguments]) == 2
+    assert program.main([argument.format(tmp_path) for argument in arguments], {}) == 2
     told = capsys.readouterr()
     assert said in told.err
     assert "Traceback" not in told.err
@@ -329,5 +329,5 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
 def test_ages_and_times_that_are_none_are_refused(tmp_path: Path, arguments: list[str]) -> None:
     usual = {"--days": "1", "--needed-since": "2026-01-01T00:00:00Z", **dict([arguments])}
     with pytest.raises(SystemExit) as refused:
-        program.main(["expire", str(tmp_path), *(part for pair in usual.items() for part in pair)])
+        program.main(["expire", str(tmp_path), *(part for pair in usual.items() for part in pair)], {})
     assert refused.value.code == 2
