@@ -33,7 +33,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     """What to do is `Step`; raising makes the caller try again.
 
     {"Step": "createSecret" …, "SecretId", "ClientRequestToken"} → {}: a step of a rotation.
-    {"Step": "prepareDatabase", "member"?, "time"?} → {"host"}: roles, tables, publication or none (at the secret's host);
+    {"Step": "prepareDatabase", "member"?, "time"?} → {"host"}: roles, tables, publication or none (secret's host);
     with the schedule's time (ISO 8601) the password's age at that time goes to the log, for an alarm.
     {"Step": "pointSecret", "incident", "epoch" (old), "primary" (new), "standby" (old primary)} → {"host"}.
     """

@@ -126,7 +126,7 @@ def test_whatever_clients_do_during_a_promotion_nothing_is_in_neither_log(
         continued = Archive(promoted, tmp_path / "epoch-2", 2)
         continued.prepare()
         drain(continued)
-        had = {int(number) for (number,) in promoted.run("SELECT number FROM citizens", 5)}
+        had = {int(number) for (number,) in promoted.run("SELECT number FROM public.citizens", 5)}
     first = segment.read(segment.segments(tmp_path / "epoch-2")[0]).header
     assert (first.kind, first.reason, lsn_text(first.first)) == (OPENED, CAME_ALONG, opened.begin_lsn)
     old, new = numbers(tmp_path / "epoch-1"), numbers(tmp_path / "epoch-2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ def session(members: Pair) -> Session:
     opened = members.open()
     opened.run("CREATE TABLE citizens (number int, name text)", 5)
     return opened
+
+
+@pytest.fixture
+def reader(members: Pair) -> Iterator[Session]:
+    """The archive's own session, which has settings of its own."""
+    with members.open() as opened:
+        yield opened
 
 
 def traces(session: Session) -> list[int]:
@@ -73,30 +81,35 @@ def test_an_archive_that_still_runs_is_told_that_there_is_no_log(session: Sessio
     assert traces(session)[-1] == 0
 
 
-def test_turned_on_again_the_log_goes_on_behind_a_gap_and_verify_says_so(session: Session, tmp_path: Path) -> None:
-    archive = ready(session, tmp_path / "epoch-1")
+def test_turned_on_again_the_log_goes_on_behind_a_gap_and_verify_says_so(
+    session: Session, reader: Session, tmp_path: Path
+) -> None:
+    archive = ready(reader, tmp_path / "epoch-1")
     xids = insert(session, 2)
     drain(archive)
     prepare(session, transaction_log=False)
     missed = insert(session, 2)
     prepare(session, transaction_log=True)
-    again = ready(session, tmp_path / "epoch-1")
+    again = ready(reader, tmp_path / "epoch-1")
     xids += insert(session, 2)
     drain(again)
-    assert kept(tmp_path / "epoch-1") == xids
-    assert not set(missed) & set(xids)
+    found = kept(tmp_path / "epoch-1")
+    assert [xid for xid in found if xid in xids] == xids
+    assert not set(missed) & set(found)
     report = verify(tmp_path)
     assert (report.verdict, [finding.kind for finding in report.findings]) == (WARNING, ["GAP"])
     assert "was dropped" in report.findings[0].text
     session.run("UPDATE citizens SET name = 'x'; DELETE FROM citizens", 5)
 
 
-def test_turned_on_for_the_first_time_the_log_begins_where_it_is_opened(session: Session, tmp_path: Path) -> None:
+def test_turned_on_for_the_first_time_the_log_begins_where_it_is_opened(
+    session: Session, reader: Session, tmp_path: Path
+) -> None:
     prepare(session, transaction_log=False)
     insert(session, 2)
     prepare(session, transaction_log=True)
-    archive = ready(session, tmp_path / "epoch-1")
+    archive = ready(reader, tmp_path / "epoch-1")
     xids = insert(session, 1)
     drain(archive)
-    assert kept(tmp_path / "epoch-1") == xids
+    assert set(xids) <= set(kept(tmp_path / "epoch-1"))
     assert verify(tmp_path).verdict == "OK"

@@ -41,10 +41,10 @@ def test_turned_off_nothing_archives_or_opens_the_log_and_all_else_is_deployed(
     assert {f"citizens-log-care-{SUFFIX}", f"citizens-rotation-{SUFFIX}"} <= schedules
 
 
-def test_turned_off_the_machine_goes_from_the_preparation_to_the_secret(system: System, without_log: System) -> None:
+def test_turned_off_the_machine_goes_from_the_promotion_to_the_secret(system: System, without_log: System) -> None:
     assert "OpenLog" in machine(system)
     assert "OpenLog" not in machine(without_log)
-    assert "PrepareDatabase" in machine(without_log)
+    assert "PointSecret" in machine(without_log)
     assert "open-log" not in json.dumps(without_log.templates["Failover"])
 
 
