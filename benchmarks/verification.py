@@ -1,6 +1,6 @@
 """How long `verify` takes for an hour of log at 1,000 transactions a second, read by a process for each processor.
 
-PostgreSQL decodes a smaller pgbench load for real, in segments of four seconds each; the hour is those segments again and
+PostgreSQL decodes a smaller pgbench load for real, in segments of four seconds each; the hour is these again and
 again, with the positions of every transaction moved on, written by the archive's own writer into one chain.
 """
 
