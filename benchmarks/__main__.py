@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks.result import Result, median_of
 from benchmarks.roll_forward import roll_forward_race
 from benchmarks.transaction_log import transaction_log
+from benchmarks.verification import verification
 from deployment import local
 from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
@@ -95,6 +96,7 @@ BENCHMARKS: Mapping[str, Callable[[int, Mapping[str, str]], dict[str, Result]]] 
     "drills": drills,
     "rotation": rotation,
     "transaction-log": transaction_log,
+    "verification": verification,
     "roll-forward": roll_forward_race,
 }
 

@@ -96,7 +96,7 @@ class DisasterRecovery(Stack):
                 "RotationFunctionName": database.rotation.name,
                 "WitnessAFunctionName": failover.functions["witness-a"].name,
                 "WitnessCFunctionName": failover.functions["witness-c"].name,
-                "ArchiveFunctionName": log.archive.name,
+                **({"ArchiveFunctionName": log.archive.name} if log.archive else {}),
             }
         )
 

@@ -36,12 +36,15 @@ TIMELINE_ENTRIES = 100
 
 @dataclass(frozen=True)
 class MachineReferences:
-    """What the machine refers to: ARNs (or CDK tokens of them), names, and each member's own security group."""
+    """What the machine refers to: ARNs (or CDK tokens of them), names, and each member's own security group.
+
+    `open_log_arn` is None when no transaction log is kept: the machine has no OpenLog then.
+    """
 
     arbiter_arn: str
     probe_arn: str
     rotation_arn: str
-    open_log_arn: str
+    open_log_arn: str | None
     cutover_arn: str
     verify_arn: str
     topic_arn: str
@@ -115,10 +118,9 @@ RESUMED_AT: Mapping[str, str] = {
 
 def definition(references: MachineReferences) -> dict[str, Any]:
     """The whole machine as ASL."""
-    planned = _assembled(references, dict.fromkeys(RESUMED_AT, 0.0))
-    remaining = {
-        step: OVERRUN_PAUSE_SECONDS + promise.remaining(planned, resumed) for step, resumed in RESUMED_AT.items()
-    }
+    steps = _resumed_at(references)
+    planned = _assembled(references, dict.fromkeys(steps, 0.0))
+    remaining = {step: OVERRUN_PAUSE_SECONDS + promise.remaining(planned, resumed) for step, resumed in steps.items()}
     return _assembled(references, remaining)
 
 
@@ -128,6 +130,7 @@ def _assembled(references: MachineReferences, remaining: Mapping[str, float]) ->
         **_deciding(references),
         **_fencing(references),
         **_promoting(references),
+        **_opening_log(references),
         **_cutting_over(references),
         **_overrunning(references),
         **_ending(references),
@@ -419,7 +422,7 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
                 {
                     "Condition": "{% $promoted.reachable = true and $promoted.in_recovery = false %}",
                     "Assign": {"timeline": _note("$decision.standby & ' is promoted'")},
-                    "Next": "OpenLog",
+                    "Next": "OpenLog" if references.open_log_arn else "PointSecret",
                 },
                 _overrun_by("promoteBy", "ProbePromoted", "'the promoted standby takes no writes yet'"),
             ],
@@ -430,29 +433,6 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
 
 def _cutting_over(references: MachineReferences) -> dict[str, State]:
     return {
-        "PrepareDatabase": _task(
-            "PrepareDatabase",
-            "arn:aws:states:::lambda:invoke",
-            {
-                "FunctionName": references.rotation_arn,
-                "Payload": {"Step": "prepareDatabase", "member": "{% $decision.standby %}"},
-            },
-            following="OpenLog",
-            catch=[
-                {
-                    "ErrorEquals": ["States.ALL"],
-                    "Assign": {"timeline": _note("'database not prepared: ' & $states.errorOutput.Error")},
-                    "Next": "OpenLog",
-                }
-            ],
-        ),
-        "OpenLog": _invoke(
-            "OpenLog",
-            references.open_log_arn,
-            {"epoch": "{% $epoch + 1 %}", "member": "{% $decision.standby %}"},
-            assign={"timeline": _note("'transaction log opened at ' & $states.result.Payload.begin_lsn")},
-            following="PointSecret",
-        ),
         "PointSecret": _invoke(
             "PointSecret",
             references.rotation_arn,
@@ -491,10 +471,46 @@ def _cutting_over(references: MachineReferences) -> dict[str, State]:
     }
 
 
+def _resumed_at(references: MachineReferences) -> dict[str, str]:
+    return {step: at for step, at in RESUMED_AT.items() if step != "OpenLog" or references.open_log_arn is not None}
+
+
+def _opening_log(references: MachineReferences) -> dict[str, State]:
+    """Of the new epoch; nothing when no log is kept."""
+    if references.open_log_arn is None:
+        return {}
+    return {
+        "PrepareDatabase": _task(
+            "PrepareDatabase",
+            "arn:aws:states:::lambda:invoke",
+            {
+                "FunctionName": references.rotation_arn,
+                "Payload": {"Step": "prepareDatabase", "member": "{% $decision.standby %}"},
+            },
+            following="OpenLog",
+            catch=[
+                {
+                    "ErrorEquals": ["States.ALL"],
+                    "Assign": {"timeline": _note("'database not prepared: ' & $states.errorOutput.Error")},
+                    "Next": "OpenLog",
+                }
+            ],
+        ),
+        "OpenLog": _invoke(
+            "OpenLog",
+            references.open_log_arn,
+            {"epoch": "{% $epoch + 1 %}", "member": "{% $decision.standby %}"},
+            assign={"timeline": _note("'transaction log opened at ' & $states.result.Payload.begin_lsn")},
+            following="PointSecret",
+        ),
+    }
+
+
 def _overrunning(references: MachineReferences) -> dict[str, State]:
     """What happens to a step that is not done within its budget: it is tried again, and people are told in time."""
     given_up = {"outcome": "failed", "reason": "{% $trouble %}"}
-    *others, last = RESUMED_AT
+    steps = _resumed_at(references)
+    *others, last = steps
     return {
         "Overrun": {
             "Type": "Choice",
@@ -528,11 +544,11 @@ def _overrunning(references: MachineReferences) -> dict[str, State]:
                     "Assign": {
                         name: _from_now(OVERRUN_EXTENSION_SECONDS) for name in ("fenceBy", "confirmBy", "promoteBy")
                     },
-                    "Next": RESUMED_AT[step],
+                    "Next": steps[step],
                 }
                 for step in others
             ],
-            "Default": RESUMED_AT[last],
+            "Default": steps[last],
         },
     }
 

@@ -20,8 +20,16 @@ FUNCTIONS = (
     "cutover",
     "verify",
     "archive",
+    "log-care",
     "rotation",
 )
+# Those that are not deployed when the transaction log is turned off.
+LOG_FUNCTIONS = ("open-log", "archive")
+
+
+def deployed_functions(transaction_log: bool) -> tuple[str, ...]:
+    """The functions of a deployment with the transaction log or without it."""
+    return tuple(name for name in FUNCTIONS if transaction_log or name not in LOG_FUNCTIONS)
 
 
 @dataclass(frozen=True)

@@ -213,3 +213,21 @@ def test_roles_are_needed_by_the_archive(deployed: Pair, monkeypatch: pytest.Mon
     monkeypatch.setattr(roles, "read", lambda *_: None)
     with pytest.raises(roles.RolesUnknown):
         archive.handler({}, Context())
+
+
+def test_with_the_log_turned_off_the_preparation_takes_it_away(
+    deployed: Pair, monkeypatch: pytest.MonkeyPatch, as_user: Callable[[str], None]
+) -> None:
+    as_user("citizens_log")
+    archive.handler({"seconds": 0}, Context())
+    monkeypatch.setenv("TRANSACTION_LOG", "off")
+    assert rotation.handler({"Step": "prepareDatabase"}, Context()) == {"host": deployed.primary.host}
+    with deployed.open() as session:
+        assert session.run("SELECT 1 FROM pg_publication", 5) == []
+        assert session.run("SELECT 1 FROM pg_replication_slots WHERE slot_type = 'logical'", 5) == []
+    monkeypatch.setenv("TRANSACTION_LOG", "perhaps")
+    with pytest.raises(EnvironmentIncomplete, match="TRANSACTION_LOG is 'perhaps'"):
+        rotation.handler({"Step": "prepareDatabase"}, Context())
+    monkeypatch.setenv("TRANSACTION_LOG", "on")
+    rotation.handler({"Step": "prepareDatabase"}, Context())
+    assert archive.handler({"seconds": 0}, Context())["gaps"] in (0, 1)
