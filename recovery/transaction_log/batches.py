@@ -81,6 +81,8 @@ class Batches:
         self._count = self._transactions = 0
         self._begun = b""
         self._uncommitted = False
+        # Within the transaction there was DDL: what it made (a value of an enum) may need its commit to be used.
+        self._altered = False
         self.reached = False
         """Whether the stop was met (not just the log's end)."""
 
@@ -140,7 +142,7 @@ class Batches:
                     if not skipping:
                         self._transactions += 1
                         self._uncommitted = True
-                        if self._count >= most:
+                        if self._count >= most or self._altered:
                             yield self._batch(epoch, commits=True)
                             size = 0
                 elif kind == _RELATION:
@@ -155,7 +157,7 @@ class Batches:
                     said = emitted(message)
                     if said.transactional and said.prefix == DDL:
                         yield self._batch(epoch, ddl=said.content)
-                        size = 0
+                        size, self._altered = 0, True
 
     def _truncate(self, message: bytes) -> None:
         emptied = truncation(message)
@@ -187,6 +189,7 @@ class Batches:
         self._touched.clear()
         self._count = self._transactions = 0
         self._uncommitted = not commits
+        self._altered = self._altered and not commits
         return batch
 
 
