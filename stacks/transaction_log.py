@@ -1,4 +1,4 @@
-"""TransactionLog: the function that archives the logical transaction log, and the one that opens it for a new epoch."""
+"""TransactionLog: the functions that archive the logical transaction log, open it for a new epoch, and roll forward."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from constructs import Construct
 
 from stacks import schedule
 from stacks.database import DatabaseProps
-from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, use_table
+from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, read_secret, use_table
 from stacks.nested import CitizensStack
 from stacks.permissions import allow
 from stacks.security import SecurityProps
@@ -18,14 +18,15 @@ LOG_PATH = "/mnt/transaction-log"
 
 @dataclass(frozen=True)
 class TransactionLogProps:
-    """Both functions."""
+    """Its functions."""
 
     archive: DeployedFunction
     open_log: DeployedFunction
+    roll_forward: DeployedFunction
 
 
 class TransactionLog(CitizensStack):
-    """Archive and open-log."""
+    """Archive, open-log and roll-forward."""
 
     def __init__(
         self,
@@ -40,6 +41,11 @@ class TransactionLog(CitizensStack):
         super().__init__(scope, construct_id, settings=settings)
         platform = security.platform
         members = {"MEMBERS": database.members.as_json()}
+        use_files = allow(
+            ("elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"),
+            [storage.file_system_arn],
+            {"StringEquals": {"elasticfilesystem:AccessPointArn": storage.access_point_arn}},
+        )
         archive = function(
             self,
             FunctionSpec(
@@ -59,11 +65,7 @@ class TransactionLog(CitizensStack):
                 statements=[
                     *use_table(self, platform),
                     put_metrics(),
-                    allow(
-                        ("elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"),
-                        [storage.file_system_arn],
-                        {"StringEquals": {"elasticfilesystem:AccessPointArn": storage.access_point_arn}},
-                    ),
+                    use_files,
                 ],
             ),
             platform,
@@ -81,5 +83,21 @@ class TransactionLog(CitizensStack):
             ),
             platform,
         )
+        roll_forward = function(
+            self,
+            FunctionSpec(
+                name="roll-forward",
+                module="roll_forward",
+                purpose="Applies to a promoted member what the transaction log holds beyond it",
+                timeout=45,
+                # A whole processor: it takes a batch apart while the database applies the one before
+                memory=1769,
+                environment={**members, "LOG_PATH": LOG_PATH},
+                access_point_arn=storage.access_point_arn,
+                mount_path=LOG_PATH,
+                statements=[*read_secret(self, database.members.secret_arn), use_files],
+            ),
+            platform,
+        )
         schedule.every_minute(self, archive, platform, schedule.group(self, "archive"))
-        self.props = TransactionLogProps(archive, open_log)
+        self.props = TransactionLogProps(archive, open_log, roll_forward)

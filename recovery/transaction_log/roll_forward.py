@@ -169,7 +169,7 @@ def roll_forward(
     system = _suitable(session, seconds)
     application = Application(session, seconds)
     application.prepare()
-    account = _begin(session, log, start, seconds)
+    account = account_of(session, log, standing.find(session, log, seconds) if start is None else start, seconds)
     account.dry_run = dry_run
     epoch = last_epoch if last_epoch is not None else _last_epoch(log, until)
     parts = list(_sound(log, account, epoch, system, until, stop_at_gap))
@@ -209,9 +209,8 @@ def _suitable(session: Session, seconds: float) -> str:
     return str(system)
 
 
-def _begin(session: Session, log: Log, start: Position | None, seconds: float) -> Account:
-    """Where the database stands: what it has replayed, or what an earlier run has applied on top of that."""
-    stands = standing.find(session, log, seconds) if start is None else start
+def account_of(session: Session, log: Log, stands: Position, seconds: float) -> Account:
+    """The account so far of a database that has replayed up to `stands`, with what earlier runs have applied to it."""
     if session.run("SELECT 1 WHERE to_regclass('recovery.roll_forward') IS NOT NULL", seconds):
         for row in session.run(_READ, seconds):
             from_epoch, from_lsn, epoch, lsn, committed_at, transactions, tables, ddl = row
