@@ -23,6 +23,7 @@ from local_cloud.cluster import ADMINISTRATOR, Cluster, make_template
 from local_cloud.postgres_host import PostgresHost
 from recovery.connection import Credentials, Session, _Watchdog
 from recovery.members import Endpoint
+from recovery.preparation import prepare
 from recovery.transaction_log import segment, source
 from recovery.transaction_log.archive import Archive
 
@@ -89,7 +90,7 @@ class Bench:
         self.load_pgbench() if load == "pgbench" else self.load_copies()
 
     def begin(self) -> None:
-        source.ensure_publication(self.session, SECONDS)
+        prepare(self.session)
         if self._keep_before:
             self.session.close()
             with self.open("template1") as elsewhere:

@@ -87,7 +87,7 @@ def test_log_cut_over_and_verification_follow_one_another_and_may_be_repeated(
     with deployed.open() as session:
         session.run("DROP EVENT TRIGGER recovery_give_identity; DROP PUBLICATION citizens_log", 5)
     as_user("citizens_log")
-    with pytest.raises(NotPrepared, match="citizens_log or its event trigger is missing"):
+    with pytest.raises(NotPrepared, match="citizens_log or an event trigger is missing"):
         open_log.handler({"epoch": 1, "member": PRIMARY}, Context())
     prepared = rotation.handler({"Step": "prepareDatabase", "member": PRIMARY}, Context())
     assert prepared == {"host": deployed.primary.host}
