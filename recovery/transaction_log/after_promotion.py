@@ -11,12 +11,13 @@ from recovery.connection import Session
 from recovery.transaction_log import standing
 from recovery.transaction_log.application import Diverged
 from recovery.transaction_log.batches import Until
+from recovery.transaction_log.ddl import DdlRefused
 from recovery.transaction_log.path import Log, LogUnfit, write_branch
 from recovery.transaction_log.pgoutput import MessageUnknown
-from recovery.transaction_log.roll_forward import DdlUnknown, Unsuitable, account_of, roll_forward
+from recovery.transaction_log.roll_forward import Unsuitable, account_of, roll_forward
 from recovery.transaction_log.segment import SegmentCorrupt
 
-REFUSALS = (DdlUnknown, Diverged, LogUnfit, MessageUnknown, SegmentCorrupt, standing.StandsNowhere, Unsuitable)
+REFUSALS = (DdlRefused, Diverged, LogUnfit, MessageUnknown, SegmentCorrupt, standing.StandsNowhere, Unsuitable)
 """What another try would not change."""
 
 
