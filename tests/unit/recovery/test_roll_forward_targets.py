@@ -132,7 +132,8 @@ def test_killed_in_any_batch_it_resumes(rehearsal: Rehearsal, monkeypatch: pytes
 def test_sequences_go_on_behind_every_number_that_was_given_out(rehearsal: Rehearsal) -> None:
     rehearsal.primary.run(
         "CREATE TABLE t (id serial PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY); "
-        'CREATE SEQUENCE down INCREMENT -2; CREATE SEQUENCE "still"; SELECT nextval(\'"still"\'); INSERT INTO t DEFAULT VALUES',
+        'CREATE SEQUENCE down INCREMENT -2; CREATE SEQUENCE "still"; SELECT nextval(\'"still"\'); '
+        "INSERT INTO t DEFAULT VALUES",
         5,
     )
     rehearsal.begin()
