@@ -17,6 +17,7 @@ FUNCTIONS = (
     "arbiter",
     "probe",
     "open-log",
+    "roll-forward",
     "cutover",
     "verify",
     "archive",
@@ -24,7 +25,7 @@ FUNCTIONS = (
     "rotation",
 )
 # Those that are not deployed when the transaction log is turned off.
-LOG_FUNCTIONS = ("open-log", "archive")
+LOG_FUNCTIONS = ("open-log", "roll-forward", "archive")
 
 
 def deployed_functions(transaction_log: bool) -> tuple[str, ...]:

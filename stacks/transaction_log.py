@@ -1,4 +1,5 @@
-"""TransactionLog: the functions that archive the logical transaction log, open it for a new epoch, and look after it.
+"""TransactionLog: the functions that archive the logical transaction log, open it for a new epoch, roll it forward, and
+look after it.
 
 With the setting `transaction_log` off only the last is deployed: what was kept is still verified, and expires.
 """
@@ -10,7 +11,7 @@ from constructs import Construct
 
 from stacks import schedule
 from stacks.database import DatabaseProps
-from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, use_table
+from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, read_secret, use_table
 from stacks.nested import CitizensStack
 from stacks.permissions import allow
 from stacks.security import SecurityProps
@@ -25,15 +26,16 @@ CARE_HOURS = 12
 
 @dataclass(frozen=True)
 class TransactionLogProps:
-    """The functions; no archive and no open-log when the log is turned off."""
+    """The functions; only the care when the log is turned off."""
 
     archive: DeployedFunction | None
     open_log: DeployedFunction | None
+    roll_forward: DeployedFunction | None
     care: DeployedFunction
 
 
 class TransactionLog(CitizensStack):
-    """Archive, open-log, and the care of the files."""
+    """Archive, open-log, roll-forward, and the care of the files."""
 
     def __init__(
         self,
@@ -48,10 +50,14 @@ class TransactionLog(CitizensStack):
         super().__init__(scope, construct_id, settings=settings)
         self._platform = security.platform
         self._storage = storage
+        self._secret_arn = database.members.secret_arn
         self._members = {"MEMBERS": database.members.as_json()}
         kept = settings.transaction_log
         self.props = TransactionLogProps(
-            self._archive() if kept else None, self._open_log() if kept else None, self._care()
+            self._archive() if kept else None,
+            self._open_log() if kept else None,
+            self._roll_forward() if kept else None,
+            self._care(),
         )
 
     def _archive(self) -> DeployedFunction:
@@ -131,4 +137,22 @@ class TransactionLog(CitizensStack):
             ("elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"),
             [self._storage.file_system_arn],
             {"StringEquals": {"elasticfilesystem:AccessPointArn": self._storage.access_point_arn}},
+        )
+
+    def _roll_forward(self) -> DeployedFunction:
+        return function(
+            self,
+            FunctionSpec(
+                name="roll-forward",
+                module="roll_forward",
+                purpose="Applies to a promoted member what the transaction log holds beyond it",
+                timeout=45,
+                # It takes a batch apart while the database applies the one before
+                memory=PROCESSOR_MIB,
+                environment={**self._members, "LOG_PATH": LOG_PATH},
+                access_point_arn=self._storage.access_point_arn,
+                mount_path=LOG_PATH,
+                statements=[*read_secret(self, self._secret_arn), self._use_files()],
+            ),
+            self._platform,
         )
