@@ -176,7 +176,8 @@ class Cluster:
     def close_segment(self) -> str:
         """Commit something, close the WAL segment it is in, and return that segment's name."""
         self.execute("SELECT pg_current_xact_id()")
-        rows = self.query("SELECT pg_walfile_name(pg_current_wal_flush_lsn() - 1::numeric)")
+        # Inserted, not yet flushed: PostgreSQL waits for no commit that changed nothing. The switch flushes it.
+        rows = self.query("SELECT pg_walfile_name(pg_current_wal_insert_lsn() - 1::numeric)")
         self.execute("SELECT pg_switch_wal()")
         return str(rows[0][0])
 

@@ -146,7 +146,7 @@ class Fleet:
         deletion_protection: bool | None = None,
         backup_retention_days: int | None = None,
     ) -> None:
-        """Change an instance; returns when it is done. None leaves a property as it is.
+        """Change an instance; returns when it is done, but for the retention. None leaves a property as it is.
 
         Security groups, deletion protection and retention change in any status; the rest needs `available`.
         """
@@ -157,8 +157,7 @@ class Fleet:
             with _as_fleet_error(identifier):
                 instance.modify(master_password, parameters, multi_az)
         if backup_retention_days is not None and backup_retention_days != instance.spec.backup_retention_days:
-            with _as_fleet_error(identifier):
-                instance.keep_backups_for(backup_retention_days)
+            instance.keep_backups_for(backup_retention_days)
 
     def delete(self, identifier: str, *, keep_backups: bool = False) -> None:
         """Delete an instance, its processes, its storage and, unless they are kept, its automated backups; returns

@@ -341,10 +341,10 @@ class Instance:
         self._submit(lambda: self._modify(master_password, parameters, multi_az)).result()
 
     def keep_backups_for(self, days: int) -> None:
-        """Change how long automated backups are kept; 0 removes them."""
+        """Begin to keep automated backups for so many days; 0 removes them."""
         with self._gate:
             self.spec = replace(self.spec, backup_retention_days=days)
-        self._submit(self._set_retention).result()
+        self._submit(self._set_retention)
 
     def snapshot(self, folder: Path) -> None:
         """Write a base backup into `folder`; returns when it is complete. The status is `backing-up` meanwhile."""

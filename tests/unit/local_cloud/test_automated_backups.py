@@ -150,8 +150,8 @@ def test_without_retention_there_is_no_backup_and_with_it_from_then_on(harness: 
     restorable_until(harness, "one", datetime.now(UTC))
     assert backup_of(harness, "one").retention_days == 1
     harness.fleet.modify("one", backup_retention_days=0)
-    assert harness.fleet.backups() == ()
-    assert not list((harness.state / "postgresql").glob("backup-*"))
+    eventually(lambda: harness.fleet.backups() == ())
+    eventually(lambda: not list((harness.state / "postgresql").glob("backup-*")))
 
 
 def test_backups_go_with_the_instance_unless_they_are_kept(harness: Harness) -> None:
@@ -245,3 +245,18 @@ def test_every_moment_within_the_retention_stays_restorable(ages: list[int], hor
     asked = A_TIME + timedelta(hours=max(moment, horizon))
     assert [base for base in bases if base.at <= asked][-1:] == [base for base in kept if base.at <= asked][-1:]
     assert len([base for base in kept if base.at <= A_TIME + timedelta(hours=horizon)]) <= 1
+
+
+def test_a_restored_instance_is_restored_from_in_turn(harness: Harness) -> None:
+    harness.fleet.delays = EAGER
+    backed_up(harness)
+    with harness.connect("one") as connection:
+        insert(connection, 1)
+        restorable_until(harness, "one", datetime.now(UTC))
+    restore(harness, "two", None, backup_retention_days=1)
+    kept = backup_of(harness, "two").resource_id
+    harness.fleet.delete("two", keep_backups=True)
+    harness.fleet.restore(harness.spec("two"), kept, None)
+    with harness.connect("two") as restored:
+        assert numbers(restored) == [1]
+    harness.fleet.drop_backup(kept)
