@@ -98,6 +98,8 @@ class Database(CitizensStack):
             parameters={
                 "rds.force_ssl": "1",
                 "rds.logical_replication": "1",
+                # Roll forward tells by it where a promoted or restored database stands in the log
+                "track_commit_timestamp": "1",
                 "max_slot_wal_keep_size": str(slot_mib),
                 "hot_standby_feedback": "1",
                 "wal_sender_timeout": "30000",

@@ -117,7 +117,7 @@ def _spec(identifier: str) -> InstanceSpec:
         database="citizens",
         port=5432,
         multi_az=False,
-        parameters={"rds.logical_replication": "1", "rds.force_ssl": "1"},
+        parameters={"rds.logical_replication": "1", "rds.force_ssl": "1", "track_commit_timestamp": "1"},
         engine_version="18.6",
         security_groups=("sg-1",),
         availability_zones=("eu-central-2a", "eu-central-2c"),
