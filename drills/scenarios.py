@@ -17,12 +17,12 @@ class Scenario:
 
     `promotes`: whether the standby must take over, which is checked; a promotion that was not needed is a failure too.
     `expects_outage`: whether clients notice. `settings`: environment variables of the settings that the system is
-    deployed with.
+    deployed with. `cause` is None where a client does the harm, which the drill then is.
     """
 
     name: str
     description: str
-    cause: Cause
+    cause: Cause | None
     promotes: bool
     expects_outage: bool = True
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -76,6 +76,13 @@ SCENARIOS: Mapping[str, Scenario] = {
             "standby-lost",
             "The standby and its Multi-AZ copy are lost. Clients notice nothing, and nothing is promoted.",
             _post("lose", "standby", "{member} and its Multi-AZ copy were killed, their storage is gone"),
+            promotes=False,
+            expects_outage=False,
+        ),
+        Scenario(
+            "table-dropped",
+            "Someone drops a table, and clients go on. A restore to just before it, beside the members, has the table.",
+            None,
             promotes=False,
             expects_outage=False,
         ),

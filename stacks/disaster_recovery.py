@@ -96,6 +96,7 @@ class DisasterRecovery(Stack):
                 "WitnessAFunctionName": failover.functions["witness-a"].name,
                 "WitnessCFunctionName": failover.functions["witness-c"].name,
                 "ArchiveFunctionName": log.archive.name,
+                "RewindFunctionName": log.rewind.name,
             }
         )
 

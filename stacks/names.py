@@ -20,6 +20,7 @@ FUNCTIONS = (
     "cutover",
     "verify",
     "archive",
+    "rewind",
     "rotation",
 )
 
@@ -48,6 +49,11 @@ class Names:
     def members(self) -> tuple[str, str]:
         """The two DB instance identifiers. Neither is "the primary": roles alternate."""
         return self.of("1"), self.of("2")
+
+    @property
+    def restored(self) -> str:
+        """The DB instance that an operator restores to a point in time; outside the stacks, one at a time."""
+        return self.of("restored")
 
     @property
     def recovery_table(self) -> str:

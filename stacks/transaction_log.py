@@ -1,4 +1,4 @@
-"""TransactionLog: the function that archives the logical transaction log, and the one that opens it for a new epoch."""
+"""TransactionLog: the functions that archive the logical transaction log, open it for a new epoch, and read it."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from constructs import Construct
 
 from stacks import schedule
 from stacks.database import DatabaseProps
-from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, use_table
+from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, read_secret, use_table
 from stacks.nested import CitizensStack
 from stacks.permissions import allow
 from stacks.security import SecurityProps
@@ -18,14 +18,15 @@ LOG_PATH = "/mnt/transaction-log"
 
 @dataclass(frozen=True)
 class TransactionLogProps:
-    """Both functions."""
+    """The functions."""
 
     archive: DeployedFunction
     open_log: DeployedFunction
+    rewind: DeployedFunction
 
 
 class TransactionLog(CitizensStack):
-    """Archive and open-log."""
+    """Archive, open-log and rewind."""
 
     def __init__(
         self,
@@ -81,5 +82,28 @@ class TransactionLog(CitizensStack):
             ),
             platform,
         )
+        rewind = function(
+            self,
+            FunctionSpec(
+                name="rewind",
+                module="rewind",
+                purpose="Lists the transaction log's transactions and rolls a restored instance forward, when asked to",
+                timeout=900,
+                memory=1769,
+                environment={**members, "LOG_PATH": LOG_PATH},
+                access_point_arn=storage.access_point_arn,
+                mount_path=LOG_PATH,
+                statements=[
+                    *read_secret(self, database.members.secret_arn),
+                    # No ClientWrite: the mount is read-only
+                    allow(
+                        ("elasticfilesystem:ClientMount",),
+                        [storage.file_system_arn],
+                        {"StringEquals": {"elasticfilesystem:AccessPointArn": storage.access_point_arn}},
+                    ),
+                ],
+            ),
+            platform,
+        )
         schedule.every_minute(self, archive, platform, schedule.group(self, "archive"))
-        self.props = TransactionLogProps(archive, open_log)
+        self.props = TransactionLogProps(archive, open_log, rewind)

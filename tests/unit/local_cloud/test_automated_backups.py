@@ -5,6 +5,7 @@ import signal
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,7 +22,7 @@ EAGER = Delays(**{**vars(SWIFT), "log_upload_seconds": 0.3})
 A_TIME = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def backed_up(harness: Harness, identifier: str = "one", **changes: object) -> None:
+def backed_up(harness: Harness, identifier: str = "one", **changes: Any) -> None:
     harness.fleet.create(harness.spec(identifier, backup_retention_days=7, **changes))
 
 
@@ -38,7 +39,7 @@ def restorable_until(harness: Harness, identifier: str, moment: datetime) -> Non
     eventually(reached)
 
 
-def restore(harness: Harness, target: str, until: datetime | None, source: str = "one", **changes: object) -> None:
+def restore(harness: Harness, target: str, until: datetime | None, source: str = "one", **changes: Any) -> None:
     spec = harness.spec(target, **changes)
     harness.fleet.restore(spec, harness.fleet.describe(source).resource_id, until)
 

@@ -222,11 +222,10 @@ def test_a_final_snapshot_is_refused_where_rds_cannot_take_one(ledger: RunningCl
     assert refusal(
         rds.delete_db_instance, DBInstanceIdentifier="ledger-2", FinalDBSnapshotIdentifier="of-a-replica"
     ) == ("InvalidParameterCombination", 400)
-    asked = {"DBInstanceIdentifier": "doomed", "UseLatestRestorableTime": True}
     rds.restore_db_instance_to_point_in_time(
         SourceDBInstanceIdentifier="ledger", TargetDBInstanceIdentifier="doomed", UseLatestRestorableTime=True
     )
-    available(ledger, asked["DBInstanceIdentifier"])
+    available(ledger, "doomed")
     ledger.control("POST", "/rds/doomed/lose")
     ledger.becomes("doomed", lambda instance: instance["DBInstanceStatus"] == "failed")
     assert refusal(rds.delete_db_instance, DBInstanceIdentifier="doomed", FinalDBSnapshotIdentifier="of-nothing") == (
