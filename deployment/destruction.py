@@ -170,7 +170,7 @@ class Destruction:
             f"for the end of {identifier}",
         )
 
-    # What an operator made outside the stack ------------------------------------------------------------------------------
+    # What an operator made outside the stack --------------------------------------------------------------------------
 
     def _delete_restored(self) -> None:
         """The instance of `restore`: the stack's subnet, parameter and security groups cannot go while it uses them."""
