@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +23,9 @@ from deployment.configuration import configured
 from deployment.destruction import Destruction, confirm
 from deployment.lint import check_templates
 from deployment.problem import Problem
-from deployment.restoration import Restoration, Target, describe_transaction
+from deployment.restoration import Restoration, Target
 from recovery import clock
+from stacks.promised import promised
 from stacks.settings import Settings, SettingsError
 
 
@@ -39,7 +41,7 @@ class Command:
     as_json: bool = False
     yes_destroy: str | None = None
     since: str | None = None
-    until: str | None = None
+    before: str | None = None
     before_transaction: str | None = None
     to_time: str | None = None
 
@@ -54,6 +56,7 @@ def synth(command: Command) -> None:
     cdk = Cdk(command.suffix, command.environment)
     cdk.synth()
     check_templates(cdk.assembly, chosen.region)
+    print(promised(chosen, cdk.assembly))
     print(f"Synthesised into {cdk.assembly.relative_to(Path.cwd())}")
 
 
@@ -120,9 +123,8 @@ def _say(line: str) -> None:
 
 def show_log(command: Command) -> None:
     """List the transactions of the log between two times, for a person who looks for the one that did harm."""
-    since, until = (_time(text) for text in (command.since, command.until))
-    restoration = Restoration(Account(command.target()), command.suffix, _say)
-    found, more = restoration.transactions(since, until)
+    since, before = (_time(text) for text in (command.since, command.before))
+    found, more = Restoration(Account(command.target()), command.suffix, _say).transactions(since, before)
     if command.as_json:
         print(json.dumps({"transactions": found, "more": more}, indent=2, ensure_ascii=False))
         return
@@ -150,7 +152,7 @@ def restore(command: Command) -> None:
 
 def _show_transactions(found: Sequence[Mapping[str, Any]], more: bool) -> None:
     for each in found:
-        print(f"{each['committed_at']}  {each['at']:<22}  {describe_transaction(each)}")
+        print(each["text"])
     print(f"{len(found)} transactions{', and more: narrow the times' if more else ''}")
 
 
@@ -240,7 +242,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
     parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
     parser.add_argument("--since", metavar="TIME", help="log: transactions from this time on (UTC)")
-    parser.add_argument("--until", metavar="TIME", help="log: transactions up to this time (UTC)")
+    parser.add_argument("--before", metavar="TIME", help="log: transactions before this time (UTC)")
     parser.add_argument(
         "--before-transaction", metavar="EPOCH:X/Y", help="restore: stop before the one committed there"
     )
@@ -255,7 +257,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         as_json=chosen.json,
         yes_destroy=chosen.yes_destroy,
         since=chosen.since,
-        until=chosen.until,
+        before=chosen.before,
         before_transaction=chosen.before_transaction,
         to_time=chosen.to_time,
     )
@@ -277,4 +279,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Also where the caller ignores them: a command in the background, a pipeline that is cancelled.
+        signal.signal(each, signal.default_int_handler)
     sys.exit(main(sys.argv[1:], os.environ))

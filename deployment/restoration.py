@@ -121,10 +121,10 @@ class Restoration:
         self._patience = patience or (LOCAL_PATIENCE if account.is_local else Patience())
 
     def transactions(
-        self, since: str | None = None, until: str | None = None, after: str | None = None
+        self, since: str | None = None, before: str | None = None, after: str | None = None
     ) -> tuple[list[Mapping[str, Any]], bool]:
         """The log's transactions between two times (ISO 8601) and beyond a position; whether there are more."""
-        found = self._ask(action="list", since=since, until=until, after=after)
+        found = self._ask(action="list", since=since, before=before, after=after)
         return list(found["transactions"]), bool(found["more"])
 
     def run(self, target: Target) -> Outcome:
@@ -143,9 +143,7 @@ class Restoration:
         if target.before is None:
             return math.floor(target.until or 0.0)
         found = self._ask(action="find", at=target.before)
-        self._announce(
-            f"The transaction at {found['at']} committed at {found['committed_at']}: {describe_transaction(found)}"
-        )
+        self._announce(f"To stop before: {found['text']}")
         return moment_before(int(found["committed_at_us"]) / 1e6)
 
     # The instance ----------------------------------------------------------------------------------------------------
@@ -273,12 +271,3 @@ class Restoration:
 
 class _FunctionTimedOut(Exception):
     """Lambda ended the function before it was done."""
-
-
-def describe_transaction(found: Mapping[str, Any]) -> str:
-    """What a transaction did, in a few words."""
-    rows = [
-        f"{name} " + ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        for name, counts in found["tables"].items()
-    ]
-    return "; ".join([*found["ddl"], *rows]) or "nothing"

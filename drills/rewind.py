@@ -18,7 +18,7 @@ from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.destruction import Destruction
 from deployment.problem import Problem
-from deployment.restoration import Outcome, Restoration, Target, describe_transaction
+from deployment.restoration import Outcome, Restoration, Target
 from drills.client import Application
 from drills.drill import LOAD_SECONDS, SETTLE_SECONDS, Drill
 from drills.ledger import TABLE, Attempt, Ledger, acknowledged
@@ -119,8 +119,8 @@ class RewindDrill(Drill):
             found, _ = operator.transactions(since=iso(harm.sent - 1))
             for each in found:
                 if any(said.startswith("DROP TABLE") and REGISTER in said for said in each["ddl"]):
-                    self._tell("operator", f"found in the log: {each['at']} {describe_transaction(each)}")
-                    return Target(before=str(each["at"]))
+                    self._tell("operator", f"found in the log: {each['text']}")
+                    return Target(before=str(each["position"]))
             if any(each["committed_at_us"] / 1e6 > harm.answered for each in found):
                 self._tell("operator", "the log holds no DDL: the time at which the client sent it must do")
                 return Target(until=harm.sent)
@@ -139,7 +139,7 @@ class RewindDrill(Drill):
         )
         self._tell("operator", f"after it the log holds {len(outcome.after)} transactions{' and more' * outcome.more}")
         for each in outcome.after[:3]:
-            self._tell("operator", f"  {each['committed_at']} {each['at']} {describe_transaction(each)}")
+            self._tell("operator", f"  {each['text']}")
 
 
 def judge(

@@ -10,11 +10,13 @@ from functions.environment import Environment, environment, log_folder
 from recovery import clock, master, secret
 from recovery.connection import Session
 from recovery.members import Endpoint
-from recovery.transaction_log import path, standing
+from recovery.transaction_log import standing
 from recovery.transaction_log.batches import Until
+from recovery.transaction_log.ddl import Replay
+from recovery.transaction_log.listing import Listed, transactions
 from recovery.transaction_log.path import Log
+from recovery.transaction_log.position import Position, position
 from recovery.transaction_log.roll_forward import roll_forward
-from recovery.transaction_log.transactions import listing, transaction_at
 
 SIGN_IN_SECONDS = 10.0
 STATEMENT_SECONDS = 600.0
@@ -22,6 +24,10 @@ MARGIN_SECONDS = 20.0
 """Of the function's time: a statement that is cut off then has been rolled back before the function ends."""
 MOST_LISTED = 1000
 """An answer of Lambda holds 6 MB."""
+
+
+class NoSuchTransaction(Exception):
+    """The log holds no transaction that commits there."""
 
 
 class RequestUnclear(Exception):
@@ -36,7 +42,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         case "list":
             return _list(log, event)
         case "find":
-            return transaction_at(log, path.position(str(event["at"]), log.epochs[-1])).as_json()
+            return _shown(_find(log, position(str(event["at"]), log.epochs[-1])))
         case "stand":
             with _session(settings, _endpoint(event)) as session:
                 return {"stands": str(standing.find(session, log, seconds)), "log_ends": str(log.end())}
@@ -47,16 +53,27 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 def _list(log: Log, event: dict[str, Any]) -> dict[str, Any]:
-    """{"since", "until" (ISO 8601), "after" (EPOCH:X/Y)} → {"transactions", "more", "log_ends"}; all are optional."""
-    since, until = (clock.seconds(str(event[name])) if event.get(name) else None for name in ("since", "until"))
-    after = path.position(str(event["after"]), log.epochs[-1]) if event.get("after") else None
+    """{"since", "before" (ISO 8601), "after" (EPOCH:X/Y)} → {"transactions", "more", "log_ends"}; all are optional."""
+    since, before = (clock.seconds(str(event[name])) if event.get(name) else None for name in ("since", "before"))
+    after = position(str(event["after"]), log.epochs[-1]) if event.get("after") else None
     found: list[dict[str, Any]] = []
-    for listed in listing(log, since, until):
-        if listed.concerns_citizens and (after is None or listed.transaction.at > after):
+    for listed in transactions(log, since, before):
+        if after is None or listed.transaction.at > after:
             if len(found) == MOST_LISTED:
                 return {"transactions": found, "more": True, "log_ends": str(log.end())}
-            found.append(listed.as_json())
+            found.append(_shown(listed))
     return {"transactions": found, "more": False, "log_ends": str(log.end())}
+
+
+def _find(log: Log, at: Position) -> Listed:
+    for listed in transactions(log):
+        if listed.transaction.at == at:
+            return listed
+    raise NoSuchTransaction(f"No transaction of the log commits at {at}; `log` lists them.")
+
+
+def _shown(listed: Listed) -> dict[str, Any]:
+    return {**listed.as_json(), "committed_at_us": listed.transaction.time_us, "text": listed.as_text()}
 
 
 def _roll_forward(settings: Environment, log: Log, event: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -68,12 +85,20 @@ def _roll_forward(settings: Environment, log: Log, event: dict[str, Any], second
     if bool(before) == bool(until):
         raise RequestUnclear("Say where to stop: `before` a transaction, or `until` a time.")
     stop = (
-        Until(before=path.position(str(before), log.epochs[-1]))
+        Until(before=position(str(before), log.epochs[-1]))
         if before
         else Until(time_us=round(clock.seconds(str(until)) * 1e6))
     )
     with _session(settings, endpoint) as session:
-        account = roll_forward(session, log, stop, dry_run=bool(event.get("dry_run")), seconds=seconds)
+        replay = Replay(session, seconds)
+        account = roll_forward(
+            session,
+            log,
+            stop,
+            dry_run=bool(event.get("dry_run")),
+            apply_ddl=lambda _, content: replay.apply(content),
+            seconds=seconds,
+        )
     journal.note("rolled forward", account.as_json())
     return account.as_json()
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from recovery.transaction_log import segment
 from recovery.transaction_log.netting import Changes, Counts, Net, changes_of
-from recovery.transaction_log.path import Position
 from recovery.transaction_log.pgoutput import MessageUnknown
+from recovery.transaction_log.position import Position, Transaction, begin
 from recovery.transaction_log.rows import Relation, emitted, relation, truncation
 from recovery.transaction_log.segment import Segment
 
@@ -23,19 +23,9 @@ DDL = "citizens.ddl"
 """Prefix of the logical messages that hold DDL."""
 OWN_SCHEMA = "recovery"
 """The machinery's own tables (heartbeat, progress): they belong to a member's life, not to the citizens' data."""
-_ROWS = b"IUD"
+_ROWS = frozenset(b"IUD")
+_COMMIT_LSN = struct.Struct("!Q")
 _BEGIN, _COMMIT, _RELATION, _TRUNCATE, _MESSAGE = b"BCRTM"
-_POSTGRES_EPOCH_US = 946_684_800_000_000
-_BEGINS = struct.Struct("!QqI")
-
-
-@dataclass(frozen=True)
-class Transaction:
-    """A transaction's commit: where, when (microseconds since 1970), and its 32-bit id on the primary."""
-
-    at: Position
-    time_us: int
-    xid: int
 
 
 @dataclass(frozen=True)
@@ -71,15 +61,6 @@ class Batch:
     counts: dict[str, Counts] = field(default_factory=dict)
 
 
-def begin(message: bytes, epoch: int) -> Transaction:
-    """What a begin message (B) says."""
-    try:
-        commit, at, xid = _BEGINS.unpack_from(message, 1)
-    except struct.error as error:
-        raise MessageUnknown(f"A begin message is cut off after {len(message)} bytes.") from error
-    return Transaction(Position(epoch, commit), at + _POSTGRES_EPOCH_US, xid)
-
-
 class Batches:
     """The batches of some segments, from beyond `after` in the first epoch to `until`; each epoch's bounds apply."""
 
@@ -97,113 +78,115 @@ class Batches:
         self._described: dict[bytes, bytes] = {}
         self._tables: dict[bytes, Changes | None] = {}
         self._touched: dict[bytes, Changes] = {}
-        self._size = self._count = self._transactions = 0
-        self._epoch = 0
+        self._count = self._transactions = 0
+        self._begun = b""
+        self._uncommitted = False
         self.reached = False
         """Whether the stop was met (not just the log's end)."""
 
     def __iter__(self) -> Iterator[Batch]:
-        last = done = None
+        epoch = 0
         for found, after, until in self._parts:
-            if found.header.epoch != self._epoch:
+            if found.header.epoch != epoch:
                 # A promoted member gives its tables the same OIDs, but nothing says that it must.
-                if last is not done:
-                    yield self._batch(commit=last)
-                    done = last
-                self._epoch = found.header.epoch
+                yield from self._rest(epoch)
+                epoch = found.header.epoch
                 self._described.clear()
                 self._tables.clear()
-            for part in self._segment(found, after, until):
-                if isinstance(part, Batch):
-                    yield part
-                elif part is None:
-                    self.reached = True
-                    break
-                else:
-                    last = part
-                    if self._count >= self._most or self._size >= self._largest:
-                        yield self._batch(commit=last)
-                        done = last
+            yield from self._segment(found, after, until)
             if self.reached:
                 break
-        if last is not done:
-            yield self._batch(commit=last)
+        yield from self._rest(epoch)
 
-    def _segment(self, found: Segment, after: int, until: int | None) -> Iterator[Batch | Transaction | None]:
-        """Parts of transactions, and each one's commit; None where to stop."""
-        epoch, largest = found.header.epoch, self._largest
-        current: Transaction | None = None
-        skipping = False
-        tables = self._tables
-        touched = self._touched
-        for message in segment.messages(found):
-            kind = message[0]
-            if kind in _ROWS:
-                if skipping:
-                    continue
-                oid = message[1:5]
-                changes = tables[oid] if oid in tables else self._unknown(oid)
-                if changes is None:
-                    continue
-                changes.take(message)
-                touched[oid] = changes
-                self._count += 1
-                self._size += len(message)
-                if self._size > largest:
-                    yield self._batch()
-            elif kind == _BEGIN:
-                current = begin(message, epoch)
-                if until is not None and current.at.lsn > until:
-                    return  # the next epoch was branched off before it
-                if self._until.excludes(current):
-                    yield None
-                    return
-                skipping = current.at.lsn <= after
-            elif kind == _COMMIT:
-                if not skipping and current is not None:
-                    self._transactions += 1
-                    yield current
-                current = None
-            elif kind == _RELATION:
-                yield from self._describe(message)
-            elif skipping:
-                continue
-            elif kind == _TRUNCATE:
-                emptied = truncation(message)
-                for oid in emptied.relations:
+    def _rest(self, epoch: int) -> Iterator[Batch]:
+        if self._uncommitted:
+            yield self._batch(epoch, commits=True)
+
+    def _segment(self, found: Segment, after: int, until: int | None) -> Iterator[Batch]:
+        epoch, most, largest = found.header.epoch, self._most, self._largest
+        tables, touched = self._tables, self._touched
+        unpack, excludes = _COMMIT_LSN.unpack_from, self._until.excludes if self._until != Until() else None
+        skipping = inside = False
+        size = 0
+        for messages in segment.message_lists(found):
+            for message in messages:
+                kind = message[0]
+                if kind in _ROWS:
+                    if skipping:
+                        continue
+                    oid = message[1:5]
                     changes = tables[oid] if oid in tables else self._unknown(oid)
                     if changes is not None:
-                        changes.truncate(emptied.restart)
+                        changes.take(message)
                         touched[oid] = changes
                         self._count += 1
-            elif kind == _MESSAGE and current is not None:
-                said = emitted(message)
-                if said.transactional and said.prefix == DDL:
-                    yield self._batch(ddl=said.content)
+                        size += len(message)
+                        if size > largest:
+                            yield self._batch(epoch)
+                            size = 0
+                elif kind == _BEGIN:
+                    inside = True
+                    lsn = unpack(message, 1)[0]
+                    if until is not None and lsn > until:
+                        return  # the next epoch was branched off before it
+                    if excludes is not None and excludes(begin(message, epoch)):
+                        self.reached = True
+                        return
+                    skipping = lsn <= after
+                    if not skipping:
+                        self._begun = message
+                elif kind == _COMMIT:
+                    inside = False
+                    if not skipping:
+                        self._transactions += 1
+                        self._uncommitted = True
+                        if self._count >= most:
+                            yield self._batch(epoch, commits=True)
+                            size = 0
+                elif kind == _RELATION:
+                    if self._described.get(message[1:5]) != message:
+                        if message[1:5] in touched:
+                            yield self._batch(epoch)
+                            size = 0
+                        self._describe(message)
+                elif not skipping and kind == _TRUNCATE:
+                    self._truncate(message)
+                elif not skipping and inside and kind == _MESSAGE:
+                    said = emitted(message)
+                    if said.transactional and said.prefix == DDL:
+                        yield self._batch(epoch, ddl=said.content)
+                        size = 0
+
+    def _truncate(self, message: bytes) -> None:
+        emptied = truncation(message)
+        for oid in emptied.relations:
+            changes = self._tables[oid] if oid in self._tables else self._unknown(oid)
+            if changes is not None:
+                changes.truncate(emptied.restart)
+                self._touched[oid] = changes
+                self._count += 1
 
     def _unknown(self, oid: bytes) -> Changes | None:
         raise MessageUnknown(f"The log changes the table {int.from_bytes(oid, 'big')} without describing it.")
 
-    def _describe(self, message: bytes) -> Iterator[Batch]:
+    def _describe(self, message: bytes) -> None:
         oid = message[1:5]
-        if self._described.get(oid) == message:
-            return
-        if oid in self._touched:
-            yield self._batch()
         described = relation(message)
         self._described[oid] = message
         self._tables[oid] = None if described.schema == OWN_SCHEMA else changes_of(described)
 
-    def _batch(self, ddl: bytes | None = None, commit: Transaction | None = None) -> Batch:
-        """What gathered so far; a part that ends within a transaction says no commit."""
+    def _batch(self, epoch: int, ddl: bytes | None = None, commits: bool = False) -> Batch:
+        """What gathered so far; unless it `commits`, its last transaction goes on."""
         nets, counts = [], {}
         for oid, changes in self._touched.items():
             nets.append(changes.net())
             counts[name_of(changes.relation)] = changes.counts
             self._tables[oid] = changes_of(changes.relation)
+        commit = begin(self._begun, epoch) if commits else None
         batch = Batch(tuple(nets), ddl, commit, self._transactions, counts)
         self._touched.clear()
-        self._size = self._count = self._transactions = 0
+        self._count = self._transactions = 0
+        self._uncommitted = not commits
         return batch
 
 

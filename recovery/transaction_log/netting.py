@@ -25,7 +25,7 @@ from recovery.transaction_log.rows import (
 
 BLOCK_ROWS = 4096
 _INSERT, _UPDATE = b"IU"
-_NEW, _KEY, _OLD = b"NKO"
+_NEW, _OLD, _TEXT = b"NOt"
 _TUPLE = 6
 """Where the (first) tuple of a row's message begins."""
 
@@ -119,25 +119,24 @@ class Keyed:
         if message[5] != _NEW:
             self._take_old(message, kind)
             return
-        if self._first_only and message[8] == 116:  # t: the common case, without a call
-            key: Key = message[13 : 13 + int.from_bytes(message[9:13], "big")]
+        if self._first_only and len(message) < 256 and message[8] == _TEXT:  # the common case, without a call
+            key: Key = message[13 : 13 + message[12]]
         else:
             key = key_at(message, _TUPLE, self._keys)
+        rows = self._rows
         if kind == _INSERT:
             self.counts.inserted += 1
-            self._rows[key] = message
+            rows[key] = message
             return
         self.counts.updated += 1
-        before = self._rows.get(key)
+        before = rows.get(key)
         # A `u` may stand for an unchanged value; one within a value is told apart by looking closer.
-        if b"u" in message and (before.__class__ is _Row or None in cells(message, _TUPLE)[0]):
+        if before.__class__ is _Row or (b"u" in message and None in cells(message, _TUPLE)[0]):
             self._update(key, key, cells(message, _TUPLE)[0])
         elif before is None:
-            self._rows[key] = message
-        elif before.__class__ is _Row:
-            self._update(key, key, cells(message, _TUPLE)[0])
+            rows[key] = message
         else:
-            self._rows[key] = message if before[0] == _UPDATE else b"I" + message[1:]  # type: ignore[index]
+            rows[key] = message if before[0] == _UPDATE else b"I" + message[1:]  # type: ignore[index]
 
     def _take_old(self, message: bytes, kind: int) -> None:
         """An update that changes the key, or a deletion."""
@@ -172,7 +171,7 @@ class Keyed:
 
     def net(self) -> Net:
         """What is left of it all."""
-        width = len(self.relation.columns)
+        width, join = len(self.relation.columns), SEPARATOR.join
         inserted: list[bytes] = []
         changed: list[bytes] = []
         rest: list[bytes] = []
@@ -181,8 +180,9 @@ class Keyed:
         for key, row in self._rows.items():
             if isinstance(row, bytes):
                 found, _ = cells(row, _TUPLE)
-                _check_width(found, width, self.relation)
-                (inserted if row[0] == _INSERT else changed).append(SEPARATOR.join(found))  # type: ignore[arg-type]
+                if len(found) != width:
+                    _check_width(found, width, self.relation)
+                (inserted if row[0] == _INSERT else changed).append(join(found))  # type: ignore[arg-type]
                 continue
             _check_width(row.cells, width, self.relation)
             kept = frozenset(number for number, cell in enumerate(row.cells) if cell is None)

@@ -1,6 +1,6 @@
 """The way through the log: from a position over segments and epochs, in the order in which transactions committed.
 
-A position is an epoch and a WAL position in it. Epoch n+1 was branched off epoch n where the promoted member stood:
+Epoch n+1 was branched off epoch n where the promoted member stood:
 what epoch n holds beyond that is not part of epoch n+1, unless it was rolled forward onto it - and then it is in the
 log of epoch n+1 as well. `branch.json` in the folder of epoch n+1 says where that is.
 """
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from recovery.heartbeat import lsn_number, lsn_text
 from recovery.transaction_log import segment
+from recovery.transaction_log.position import Position, Transaction, begin
 from recovery.transaction_log.segment import BRANCH, CHANGES, GAP, OPENED, Segment
 
 _EPOCH = re.compile(r"epoch-([1-9][0-9]*)")
 _NAME = re.compile(r"([0-9A-F]{16})-([0-9A-F]{16})")
-_POSITION = re.compile(r"(?:([1-9][0-9]{0,9}):)?([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})")
 
 
 class LogUnfit(Exception):
@@ -28,25 +28,6 @@ class LogUnfit(Exception):
 
 class GapOnTheWay(Exception):
     """The log has a gap between where it is to be read from and where to."""
-
-
-@dataclass(frozen=True, order=True)
-class Position:
-    """A place in the log: a WAL position (bytes) of an epoch."""
-
-    epoch: int
-    lsn: int
-
-    def __str__(self) -> str:
-        return f"{self.epoch}:{lsn_text(self.lsn)}"
-
-
-def position(text: str, epoch: int) -> Position:
-    """`EPOCH:X/Y`, or `X/Y` of `epoch`; ValueError says what is wrong."""
-    found = _POSITION.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is not a position; write EPOCH:X/Y, as `list` shows it, for example 1:0/3000148.")
-    return Position(int(found[1]) if found[1] else epoch, lsn_number(found[2]))
 
 
 @dataclass(frozen=True)
@@ -117,6 +98,13 @@ class Log:
         """Where the newest epoch's log ends."""
         epoch = self.epochs[-1]
         return Position(epoch, bounds(self.segments(epoch)[-1])[1])
+
+    def first(self, epoch: int) -> Transaction | None:
+        """The first transaction that is kept of an epoch."""
+        for found in self.segments(epoch):
+            if segment.read_header(found).kind == CHANGES:
+                return begin(next(segment.messages(segment.read(found))), epoch)
+        return None
 
     def branch(self, epoch: int) -> Branch | None:
         """Where an epoch was branched off."""

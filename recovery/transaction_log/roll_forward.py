@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from recovery.clock import iso
-from recovery.connection import Session
+from recovery.connection import Refused, Session
 from recovery.heartbeat import lsn_number, lsn_text
 from recovery.transaction_log import path, standing
 from recovery.transaction_log.application import Application
 from recovery.transaction_log.batches import Batch, Batches, Until
 from recovery.transaction_log.netting import Counts
-from recovery.transaction_log.path import GapOnTheWay, Log, Position
+from recovery.transaction_log.path import GapOnTheWay, Log
+from recovery.transaction_log.position import Position
 from recovery.transaction_log.segment import Segment
 
 SECONDS = 600.0
@@ -28,6 +29,8 @@ SECONDS = 600.0
 _AHEAD = 2
 """So many batches are taken apart while one is applied."""
 _LOCK = 0x726F_6C6C_666F_7277
+LOCK_SECONDS = 5
+_LOCK_NOT_AVAILABLE = "55P03"
 
 PROGRESS = """
 CREATE TABLE IF NOT EXISTS recovery.roll_forward (
@@ -80,7 +83,8 @@ ApplyDdl = Callable[[Session, bytes], None]
 class Account:
     """The loss account of a roll forward: what the database had, what the log added, what is not known to be there.
 
-    Positions are `EPOCH:X/Y` of the last commit; `end` where the log itself ends; `gap` why it stopped before that.
+    Positions are of the last commit; `end` is where the log itself ends; `reached` whether the stop lies within the
+    log; `gap` why it went no further.
     """
 
     start: Position
@@ -167,31 +171,41 @@ def roll_forward(
     application.prepare()
     account = _begin(session, log, start, seconds)
     account.dry_run = dry_run
-    epoch = last_epoch if last_epoch is not None else (until.last or until.before or log.end()).epoch
+    epoch = last_epoch if last_epoch is not None else _last_epoch(log, until)
     parts = list(_sound(log, account, epoch, system, until, stop_at_gap))
     batches = Batches(parts, until) if changes is None else Batches(parts, until, changes)
     if dry_run:
         for batch in batches:
             account.add(batch)
-        account.reached = batches.reached
+        account.reached = _reached(log, until, batches.reached, account)
         return account
     _apply(session, application, batches, account, apply_ddl or _refuse_ddl, seconds)
-    account.reached = batches.reached
+    account.reached = _reached(log, until, batches.reached, account)
     _finish(session, account, parts, seconds)
     return account
 
 
+def _reached(log: Log, until: Until, met: bool, account: Account) -> bool:
+    """Whether the stop lies within the log: a log that ends before it may lack transactions."""
+    stop = until.last or until.before
+    return account.gap is None and (met or until == Until() or (stop is not None and stop <= log.end()))
+
+
 def _suitable(session: Session, seconds: float) -> str:
-    ((replays, system, alone),) = session.run(
-        "SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system()), "
-        "pg_try_advisory_lock(:lock)",
-        seconds,
-        lock=_LOCK,
+    ((replays, system),) = session.run(
+        "SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())", seconds
     )
     if replays:
         raise Unsuitable(f"{session.endpoint} is in recovery and takes no writes; promote it first.")
-    if not alone:
-        raise Unsuitable(f"Another roll forward is at work at {session.endpoint}; wait until it is over.")
+    try:
+        # Not at once: the server notices only after a moment that a run was killed.
+        session.run(f"SET lock_timeout = '{LOCK_SECONDS}s'", seconds)
+        session.run("SELECT pg_advisory_lock(:lock)", seconds, lock=_LOCK)
+        session.run("SET lock_timeout = 0", seconds)
+    except Refused as refused:
+        if refused.sqlstate != _LOCK_NOT_AVAILABLE:
+            raise
+        raise Unsuitable(f"Another roll forward is at work at {session.endpoint}; wait until it is over.") from refused
     return str(system)
 
 
@@ -227,6 +241,14 @@ def _sound(
                 raise
             account.gap = str(gap)
             return
+
+
+def _last_epoch(log: Log, until: Until) -> int:
+    """The epoch of the stop: for a time, the newest epoch that had begun to commit by then."""
+    if until.time_us is None:
+        return (until.last or until.before or log.end()).epoch
+    begun = [epoch for epoch in log.epochs if (first := log.first(epoch)) is None or first.time_us <= until.time_us]
+    return begun[-1] if begun else log.epochs[0]
 
 
 def _within(stretch: path.Stretch, until: Until) -> path.Stretch:

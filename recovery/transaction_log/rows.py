@@ -24,6 +24,7 @@ SEPARATOR: Final = b"\0a"
 END_OF_ROW: Final = b"\0b"
 _TEXT, _BINARY, _NULL, _UNCHANGED = b"tbnu"
 FULL: Final = "f"
+_SMALL = 256
 
 Cell = bytes | None
 """A value in PostgreSQL's text form, or `NULL`; None: an unchanged value stored out of line, which is not sent."""
@@ -126,40 +127,48 @@ def cells(message: bytes, at: int) -> tuple[list[Cell], int]:
     count = message[at] << 8 | message[at + 1]
     at += 2
     found: list[Cell] = []
+    if len(message) < _SMALL:  # then every length fits into its last byte
+        for _ in range(count):
+            kind = message[at]
+            if kind == _TEXT:
+                start = at + 5
+                at = start + message[at + 4]
+                found.append(message[start:at])
+            else:
+                found.append(_without_text(kind))
+                at += 1
+        return found, at
     for _ in range(count):
         kind = message[at]
         if kind == _TEXT:
             start = at + 5
             at = start + int.from_bytes(message[at + 1 : start], "big")
             found.append(message[start:at])
-        elif kind == _NULL:
-            found.append(NULL)
-            at += 1
-        elif kind == _UNCHANGED:
-            found.append(None)
-            at += 1
         else:
-            raise MessageUnknown("A value is in its type's binary form; read the slot without the option `binary`.")
+            found.append(_without_text(kind))
+            at += 1
     return found, at
+
+
+def _without_text(kind: int) -> Cell:
+    if kind == _NULL:
+        return NULL
+    if kind == _UNCHANGED:
+        return None
+    raise MessageUnknown("A value is in its type's binary form; read the slot without the option `binary`.")
 
 
 def key_at(message: bytes, at: int, keys: tuple[int, ...]) -> Key:
     """The key of the tuple at `at`: its columns `keys`; one column's value stands for itself."""
-    position = at + 2
-    number = 0
+    if keys == (0,) and len(message) < _SMALL and message[at + 2] == _TEXT:
+        return message[at + 7 : at + 7 + message[at + 6]]
+    values, _ = cells(message, at)
     found = []
-    for wanted in keys:
-        while True:
-            kind = message[position]
-            start = position + 5
-            end = start + int.from_bytes(message[position + 1 : start], "big") if kind == _TEXT else position + 1
-            position = end
-            number += 1
-            if number > wanted:
-                break
-        if kind != _TEXT:
-            raise MessageUnknown("A column of a key is not sent as text.")
-        found.append(message[start:end])
+    for number in keys:
+        value = values[number]
+        if value is None or value is NULL:
+            raise MessageUnknown("A column of a key is not sent.")
+        found.append(value)
     return found[0] if len(found) == 1 else tuple(found)
 
 

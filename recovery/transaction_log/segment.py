@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recovery.transaction_log import copy_stream
@@ -63,7 +63,9 @@ class Header:
     `kind` is CHANGES (whole transactions, the first committed at `first`), OPENED (the log begins at `first`) or GAP
     (from `first` to `last` nothing is kept, for `reason`). `previous` is the SHA-256 (hex) of the segment before it in
     this epoch, None for the first; `committed_at` the last commit's time (epoch seconds); `size` the messages' bytes
-    before compression, in their frames.
+    before compression, in their frames. `sequences` says where sequences stood
+    after the segment was read, never behind its rows: quoted name → [last value, whether it was given out]; all of them
+    in a run's first segment, then those that moved, so a later segment's word counts.
     """
 
     epoch: int
@@ -76,6 +78,7 @@ class Header:
     size: int = 0
     committed_at: float | None = None
     reason: str = ""
+    sequences: dict[str, tuple[int, bool]] = field(default_factory=dict)
     codec: str = "zlib"
     format: int = FORMAT
 
@@ -247,6 +250,14 @@ def messages(segment: Segment) -> Iterator[bytes]:
     """The messages of pgoutput a segment holds, one after another; SegmentCorrupt when they cannot be read."""
     try:
         yield from copy_stream.messages(blocks(segment.path))
+    except (ValueError, struct.error, zlib.error) as error:
+        raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
+
+
+def message_lists(segment: Segment) -> Iterator[list[bytes]]:
+    """The same messages, many at a time."""
+    try:
+        yield from copy_stream.message_lists(blocks(segment.path))
     except (ValueError, struct.error, zlib.error) as error:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 

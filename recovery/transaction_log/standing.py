@@ -15,8 +15,8 @@ from pathlib import Path
 
 from recovery.connection import Refused, Session
 from recovery.transaction_log import segment
-from recovery.transaction_log.batches import Transaction, begin
-from recovery.transaction_log.path import Log, Position
+from recovery.transaction_log.path import Log
+from recovery.transaction_log.position import Position, Transaction, begin
 from recovery.transaction_log.segment import CHANGES
 
 _KNOWN = """

@@ -2,95 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
 
-from recovery.connection import Credentials, Database, Session
-from recovery.transaction_log.archive import Archive
-from recovery.transaction_log.batches import Batches, Until
-from recovery.transaction_log.digest import digests
+from recovery.transaction_log.batches import Batches
 from recovery.transaction_log.netting import Counts
-from recovery.transaction_log.path import Log, Position
-from recovery.transaction_log.roll_forward import Account, roll_forward
+from recovery.transaction_log.path import Log
 from recovery.transaction_log.segment import read, read_header
-from tests.unit.recovery.conftest import MASTER, PASSWORD, Pair
-
-TO_THE_END = Until()
-_NUMBERS = itertools.count()
-
-
-@dataclass
-class Rehearsal:
-    """A primary that is archived, and a copy of it from the time when the log began."""
-
-    members: Pair
-    primary: Session
-    root: Path
-    copies: list[str]
-    start: Position | None = None
-    copy: str = ""
-
-    def begin(self) -> None:
-        """The log begins, and the copy is made."""
-        self.keep()
-        ((lsn,),) = self.primary.run("SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint", 5)
-        self.start = Position(1, int(lsn))
-        self.copy = self.new_copy()
-
-    def new_copy(self) -> str:
-        name = f"copy_{next(_NUMBERS)}"
-        self.copies.append(name)
-        self.primary.close()
-        with self.open("postgres") as elsewhere:
-            elsewhere.run(f"CREATE DATABASE {name} TEMPLATE citizens STRATEGY file_copy", 20)
-        self.primary = self.members.open()
-        return name
-
-    def open(self, name: str) -> Session:
-        database = Database(name, self.members.database.tls)
-        return Session.open(self.members.primary, database, Credentials(MASTER, PASSWORD), 5.0, "test")
-
-    def keep(self) -> None:
-        with self.members.open() as session:
-            archive = Archive(session, self.root / "epoch-1", 1)
-            archive.prepare()
-            while archive.step() is not None:
-                pass
-
-    def forward(self, until: Until = TO_THE_END, **options: object) -> Account:
-        self.keep()
-        with self.open(self.copy) as target:
-            return roll_forward(target, Log(self.root), until, start=self.start, **options)  # type: ignore[arg-type]
-
-    def same(self) -> None:
-        with self.open(self.copy) as target:
-            assert digests(target, 20) == digests(self.primary, 20)
-
-
-@pytest.fixture
-def rehearsal(members: Pair, tmp_path: Path) -> Iterator[Rehearsal]:
-    made = Rehearsal(members, members.open(), tmp_path, [])
-    yield made
-    made.primary.close()
-    with made.open("postgres") as elsewhere:
-        for name in made.copies:
-            elsewhere.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", 20)
-
-
-def changed(rehearsal: Rehearsal, before: list[str], after: list[str], **options: object) -> Account:
-    """Run `before`, begin the log, run `after` (each a transaction), roll forward: the tables must be the same."""
-    for statement in before:
-        rehearsal.primary.run(statement, 10)
-    rehearsal.begin()
-    for statement in after:
-        rehearsal.primary.run(statement, 10)
-    account = rehearsal.forward(**options)
-    rehearsal.same()
-    return account
+from tests.unit.recovery.rehearsal import TO_THE_END, Rehearsal, changed
 
 
 def test_inserts_updates_and_deletes_give_the_same_table(rehearsal: Rehearsal) -> None:
@@ -161,7 +79,8 @@ def test_rows_without_a_key_are_told_apart_by_all_their_values(rehearsal: Rehear
         rehearsal,
         [
             "CREATE TABLE loose (n int, doc json, at point, name text)",
-            """INSERT INTO loose SELECT n % 3, '{"a": 1}', '(1,2)', NULLIF(n % 2, 0)::text FROM generate_series(1, 30) n""",
+            """INSERT INTO loose SELECT n % 3, '{"a": 1}', '(1,2)', NULLIF(n % 2, 0)::text FROM generate_series(1, """
+            """30) n""",
             "INSERT INTO loose VALUES (NULL, NULL, NULL, NULL), (NULL, NULL, NULL, NULL), (NULL, NULL, NULL, '')",
         ],
         [
@@ -207,15 +126,18 @@ def test_keys_and_unique_values_may_swap(rehearsal: Rehearsal) -> None:
         [
             "CREATE TABLE swaps (id int PRIMARY KEY, code text UNIQUE, room int, EXCLUDE USING btree (room WITH =))",
             "INSERT INTO swaps SELECT n, n::text, n FROM generate_series(1, 6) n",
-            "CREATE TABLE pairs (a int, b text, v int, PRIMARY KEY (b, a)); INSERT INTO pairs VALUES (1,'x',0),(2,'x',0)",
+            "CREATE TABLE pairs (a int, b text, v int, PRIMARY KEY (b, a)); "
+            "INSERT INTO pairs VALUES (1,'x',0),(2,'x',0)",
         ],
         [
-            "UPDATE swaps SET id = 0 WHERE id = 1; UPDATE swaps SET id = 1 WHERE id = 2; UPDATE swaps SET id = 2 WHERE id = 0",
+            "UPDATE swaps SET id = 0 WHERE id = 1; UPDATE swaps SET id = 1 WHERE id = 2; "
+            "UPDATE swaps SET id = 2 WHERE id = 0",
             "UPDATE swaps SET code = '-' WHERE code = '3'; UPDATE swaps SET code = '3' WHERE code = '4'; "
             "UPDATE swaps SET code = '4' WHERE code = '-'",
             "UPDATE swaps SET room = NULL WHERE room = 5; UPDATE swaps SET room = 5 WHERE room = 6",
             "DELETE FROM swaps WHERE id = 5; INSERT INTO swaps VALUES (5, '5', 6)",
-            "UPDATE pairs SET a = 3 WHERE a = 1; UPDATE pairs SET a = 1 WHERE a = 2; UPDATE pairs SET v = 9 WHERE a = 3",
+            "UPDATE pairs SET a = 3 WHERE a = 1; UPDATE pairs SET a = 1 WHERE a = 2; "
+            "UPDATE pairs SET v = 9 WHERE a = 3",
         ],
     )
 
@@ -224,10 +146,14 @@ def test_foreign_keys_and_triggers_are_not_run_again(rehearsal: Rehearsal) -> No
     changed(
         rehearsal,
         [
-            "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent "
-            "ON DELETE CASCADE ON UPDATE CASCADE); CREATE TABLE audit (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text)",
-            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO audit (what) VALUES (TG_OP); "
-            "RETURN NULL; END $$; CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON child FOR EACH ROW EXECUTE FUNCTION note()",
+            "CREATE TABLE parent (id int PRIMARY KEY); "
+            "CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent "
+            "ON DELETE CASCADE ON UPDATE CASCADE); "
+            "CREATE TABLE audit (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text)",
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO audit (what) VALUES "
+            "(TG_OP); "
+            "RETURN NULL; END $$; "
+            "CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON child FOR EACH ROW EXECUTE FUNCTION note()",
             "INSERT INTO parent VALUES (1), (2); INSERT INTO child VALUES (1, 1), (2, 2), (3, 2)",
         ],
         [
@@ -243,7 +169,8 @@ def test_generated_and_identity_columns_get_the_values_they_had(rehearsal: Rehea
     account = changed(
         rehearsal,
         [
-            "CREATE TABLE made (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED)",
+            "CREATE TABLE made (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int, "
+            "twice int GENERATED ALWAYS AS (n * 2) STORED)",
             "CREATE TABLE numbered (n int PRIMARY KEY, serial int GENERATED ALWAYS AS IDENTITY, other int)",
             "INSERT INTO made (n) VALUES (1), (2); INSERT INTO numbered (n) VALUES (1), (2)",
         ],
@@ -261,7 +188,8 @@ def test_partitions_and_inheritance(rehearsal: Rehearsal) -> None:
         rehearsal,
         [
             "CREATE TABLE whole (id int, at int, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at)",
-            "CREATE TABLE low PARTITION OF whole FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF whole DEFAULT",
+            "CREATE TABLE low PARTITION OF whole FOR VALUES FROM (0) TO (10); "
+            "CREATE TABLE high PARTITION OF whole DEFAULT",
             "CREATE TABLE base (n int PRIMARY KEY); CREATE TABLE derived (m int, PRIMARY KEY (n)) INHERITS (base)",
             "INSERT INTO whole SELECT n, n, 'a' FROM generate_series(1, 20) n; INSERT INTO base VALUES (1), (2)",
             "INSERT INTO derived VALUES (1, 1), (3, 3)",
@@ -287,7 +215,8 @@ def test_changes_published_by_the_partitioned_table(rehearsal: Rehearsal) -> Non
             "INSERT INTO whole SELECT n, 'a' FROM generate_series(1, 20) n; INSERT INTO heap VALUES (1, 'a'), (1, 'a')",
         ],
         [
-            "UPDATE whole SET v = 'b' WHERE id < 9; DELETE FROM whole WHERE id = 3; UPDATE whole SET id = 100 WHERE id = 4",
+            "UPDATE whole SET v = 'b' WHERE id < 9; DELETE FROM whole WHERE id = 3; "
+            "UPDATE whole SET id = 100 WHERE id = 4",
             "DELETE FROM heap WHERE ctid = (SELECT min(ctid) FROM heap)",
             "TRUNCATE whole; INSERT INTO whole VALUES (1, 'c')",
         ],
@@ -298,9 +227,11 @@ def test_emptied_tables_are_emptied(rehearsal: Rehearsal) -> None:
     account = changed(
         rehearsal,
         [
-            "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id serial PRIMARY KEY, parent int REFERENCES parent)",
+            "CREATE TABLE parent (id int PRIMARY KEY); "
+            "CREATE TABLE child (id serial PRIMARY KEY, parent int REFERENCES parent)",
             "CREATE TABLE heap (n int)",
-            "INSERT INTO parent VALUES (1), (2); INSERT INTO child (parent) VALUES (1), (2); INSERT INTO heap VALUES (1), (1)",
+            "INSERT INTO parent VALUES (1), (2); INSERT INTO child (parent) VALUES (1), (2); "
+            "INSERT INTO heap VALUES (1), (1)",
         ],
         [
             "INSERT INTO parent VALUES (3)",
@@ -320,9 +251,11 @@ def test_names_that_need_quoting(rehearsal: Rehearsal) -> None:
     changed(
         rehearsal,
         [
-            'CREATE SCHEMA "スキーマ:a"; CREATE TABLE "スキーマ:a"."Of ""quotes"" :x" ("id;" int PRIMARY KEY, "値 %s" text, "order" int)',
+            'CREATE SCHEMA "スキーマ:a"; '
+            'CREATE TABLE "スキーマ:a"."Of ""quotes"" :x" ("id;" int PRIMARY KEY, "値 %s" text, "order" int)',
             'CREATE TABLE "select" ("from" text, ":p" int)',
-            """INSERT INTO "スキーマ:a"."Of ""quotes"" :x" VALUES (1, 'a', 1), (2, 'b', 2); INSERT INTO "select" VALUES (':q', 1)""",
+            """INSERT INTO "スキーマ:a"."Of ""quotes"" :x" VALUES (1, 'a', 1), (2, 'b', 2); """
+            """INSERT INTO "select" VALUES (':q', 1)""",
         ],
         [
             """UPDATE "スキーマ:a"."Of ""quotes"" :x" SET "値 %s" = '漢字' WHERE "id;" = 1""",
