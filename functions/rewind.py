@@ -12,7 +12,6 @@ from recovery.connection import Session
 from recovery.members import Endpoint
 from recovery.transaction_log import standing
 from recovery.transaction_log.batches import Until
-from recovery.transaction_log.ddl import Replay
 from recovery.transaction_log.listing import Listed, transactions
 from recovery.transaction_log.path import Log
 from recovery.transaction_log.position import Position, position
@@ -90,15 +89,7 @@ def _roll_forward(settings: Environment, log: Log, event: dict[str, Any], second
         else Until(time_us=round(clock.seconds(str(until)) * 1e6))
     )
     with _session(settings, endpoint) as session:
-        replay = Replay(session, seconds)
-        account = roll_forward(
-            session,
-            log,
-            stop,
-            dry_run=bool(event.get("dry_run")),
-            apply_ddl=lambda _, content: replay.apply(content),
-            seconds=seconds,
-        )
+        account = roll_forward(session, log, stop, dry_run=bool(event.get("dry_run")), seconds=seconds)
     journal.note("rolled forward", account.as_json())
     return account.as_json()
 

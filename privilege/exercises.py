@@ -91,6 +91,21 @@ def _open_log(site: Site) -> None:
     _logged(site, "open-log")
 
 
+def _roll_forward(site: Site) -> None:
+    """Of an epoch that never was: it finds out where the primary stands in the log, and that there is nothing to do."""
+    site.role_record()
+    site.renew("roll-forward")
+    answer: dict[str, Any] = {}
+
+    def stands() -> bool:
+        answer.update(site.invoke("roll-forward", {"epoch": 0, "member": site.role_record()[1]}))
+        return "had" in answer
+
+    unless_refused(site, "citizens-roll-forward", site.refused["roll-forward"], stands, "a place in the log")
+    expect(answer["trouble"] is None, f"roll forward has trouble: {answer['trouble']}")
+    _logged(site, "roll-forward")
+
+
 def _verify(site: Site) -> None:
     site.role_record()
     site.renew("verify")
@@ -421,6 +436,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise("the probe reaches the primary", "citizens-probe", _probe),
     Exercise("the arbiter knows both members' status and events", "citizens-arbiter", _arbiter),
     Exercise("the log of an epoch is opened, and opened again", "citizens-open-log", _open_log),
+    Exercise("the primary knows where it stands in the log", "citizens-roll-forward", _roll_forward),
     Exercise("an application's write is verified", "citizens-verify", _verify),
     Exercise("the cut-over moves the roles into the next epoch", "citizens-cutover", _cut_over),
     Exercise("the four steps of a rotation change the password", "citizens-rotation", _rotate, heals=True),

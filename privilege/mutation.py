@@ -27,6 +27,7 @@ LANES: Sequence[Sequence[str]] = (
     ("citizens-close-default-group", "citizens-probe", "citizens-arbiter", "citizens-failover"),
     (
         "citizens-open-log",
+        "citizens-roll-forward",
         "citizens-verify",
         "citizens-cutover",
         "citizens-rotation",

@@ -230,7 +230,7 @@ def _functions(watched: Watched) -> Iterator[Alarm]:
             metric=Metric("AWS/Lambda", "Errors", {"FunctionName": watched.names.of(name)}, statistic="Sum"),
             threshold=0,
             # A function that runs every minute may fail once while the database restarts
-            periods=1 if name in ("rotation", "cutover", "open-log", "verify") else 3,
+            periods=1 if name in ("rotation", "cutover", "open-log", "roll-forward", "verify") else 3,
             meaning=f"The function {watched.names.of(name)} has failed"
             + (": the password may not have been rotated" if name == "rotation" else ""),
             action=f"Read the last error in {watched.names.function_log_group(name)}",

@@ -17,6 +17,7 @@ FUNCTIONS = (
     "arbiter",
     "probe",
     "open-log",
+    "roll-forward",
     "cutover",
     "verify",
     "archive",

@@ -1,4 +1,4 @@
-"""TransactionLog: the functions that archive the logical transaction log, open it for a new epoch, and read it."""
+"""TransactionLog: functions that archive the logical transaction log, open it for a new epoch, read and apply it."""
 
 from dataclasses import dataclass
 
@@ -18,15 +18,16 @@ LOG_PATH = "/mnt/transaction-log"
 
 @dataclass(frozen=True)
 class TransactionLogProps:
-    """The functions."""
+    """Its functions."""
 
     archive: DeployedFunction
     open_log: DeployedFunction
+    roll_forward: DeployedFunction
     rewind: DeployedFunction
 
 
 class TransactionLog(CitizensStack):
-    """Archive, open-log and rewind."""
+    """Archive, open-log, roll-forward and rewind."""
 
     def __init__(
         self,
@@ -41,6 +42,11 @@ class TransactionLog(CitizensStack):
         super().__init__(scope, construct_id, settings=settings)
         platform = security.platform
         members = {"MEMBERS": database.members.as_json()}
+        use_files = allow(
+            ("elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"),
+            [storage.file_system_arn],
+            {"StringEquals": {"elasticfilesystem:AccessPointArn": storage.access_point_arn}},
+        )
         archive = function(
             self,
             FunctionSpec(
@@ -60,11 +66,7 @@ class TransactionLog(CitizensStack):
                 statements=[
                     *use_table(self, platform),
                     put_metrics(),
-                    allow(
-                        ("elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"),
-                        [storage.file_system_arn],
-                        {"StringEquals": {"elasticfilesystem:AccessPointArn": storage.access_point_arn}},
-                    ),
+                    use_files,
                 ],
             ),
             platform,
@@ -79,6 +81,22 @@ class TransactionLog(CitizensStack):
                 environment=members,
                 database_user="citizens_log",
                 statements=use_table(self, platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
+            ),
+            platform,
+        )
+        roll_forward = function(
+            self,
+            FunctionSpec(
+                name="roll-forward",
+                module="roll_forward",
+                purpose="Applies to a promoted member what the transaction log holds beyond it",
+                timeout=45,
+                # A whole processor: it takes a batch apart while the database applies the one before
+                memory=1769,
+                environment={**members, "LOG_PATH": LOG_PATH},
+                access_point_arn=storage.access_point_arn,
+                mount_path=LOG_PATH,
+                statements=[*read_secret(self, database.members.secret_arn), use_files],
             ),
             platform,
         )
@@ -106,4 +124,4 @@ class TransactionLog(CitizensStack):
             platform,
         )
         schedule.every_minute(self, archive, platform, schedule.group(self, "archive"))
-        self.props = TransactionLogProps(archive, open_log, rewind)
+        self.props = TransactionLogProps(archive, open_log, roll_forward, rewind)

@@ -165,11 +165,15 @@ BEGIN
             'default_table_access_method', current_setting('default_table_access_method'),
             'default_toast_compression', current_setting('default_toast_compression'))));
     PERFORM pg_logical_emit_message(true, 'citizens.ddl', recovery.sealed(content));
+    -- Decoding orders a message by the end of its record, where the next begins; when that is a row of another
+    -- subtransaction (this block is one) the row may come first. So something that may come late stands between.
+    PERFORM pg_logical_emit_message(true, 'citizens.ddl.end', '');
 EXCEPTION WHEN OTHERS THEN
     -- DDL is never refused because it cannot be kept; roll forward stops here with this reason.
     RAISE WARNING 'this % is not in the transaction log: %', tg_tag, sqlerrm;
     PERFORM pg_logical_emit_message(
         true, 'citizens.ddl', recovery.sealed(jsonb_build_object('tag', tg_tag, 'failed', sqlerrm)));
+    PERFORM pg_logical_emit_message(true, 'citizens.ddl.end', '');
 END
 $body$;
 

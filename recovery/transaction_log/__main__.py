@@ -18,17 +18,18 @@ from recovery.members import Endpoint
 from recovery.transaction_log import listing
 from recovery.transaction_log.application import Diverged
 from recovery.transaction_log.batches import Until
+from recovery.transaction_log.ddl import DdlRefused
 from recovery.transaction_log.path import GapOnTheWay, Log, LogUnfit
 from recovery.transaction_log.pgoutput import MessageUnknown
 from recovery.transaction_log.position import Position, position
-from recovery.transaction_log.roll_forward import Account, DdlUnknown, Unsuitable, roll_forward
+from recovery.transaction_log.roll_forward import Account, Unsuitable, roll_forward
 from recovery.transaction_log.segment import SegmentCorrupt
 from recovery.transaction_log.standing import StandsNowhere
 from recovery.transaction_log.verification import verify
 
 CONNECT_SECONDS = 10.0
 EXPECTED = (
-    DdlUnknown, Diverged, GapOnTheWay, LogUnfit, MessageUnknown, OSError, Refused, SegmentCorrupt, StandsNowhere,
+    DdlRefused, Diverged, GapOnTheWay, LogUnfit, MessageUnknown, OSError, Refused, SegmentCorrupt, StandsNowhere,
     Unreachable, Unsuitable, ValueError,
 )  # fmt: skip
 

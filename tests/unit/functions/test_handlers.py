@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ConnectTimeoutError
 
-from functions import arbiter, archive, clients, cutover, environment, open_log, probe, rotation, verify, witness
+from functions import (
+    arbiter,
+    archive,
+    clients,
+    cutover,
+    environment,
+    open_log,
+    probe,
+    roll_forward,
+    rotation,
+    verify,
+    witness,
+)
 from functions.environment import EnvironmentIncomplete
 from recovery import observation, roles, secret
 from recovery.clock import iso
 from recovery.incident import take_lease
 from recovery.table import RecoveryTable
 from recovery.transaction_log import segment
+from recovery.transaction_log.path import branch
 from recovery.transaction_log.source import NotPrepared
 from recovery.verification import VerificationFailed
 from tests.unit.functions.conftest import Context
@@ -107,6 +120,23 @@ def test_the_archive_keeps_what_is_written_under_its_epoch(
     assert segment.transactions(segment.read(kept)) == 2
     again = archive.handler({"seconds": 1.2}, Context())
     assert (again["segments"], again["gaps"], again["last_lsn"]) == (0, 0, result["last_lsn"])
+
+
+def test_a_member_is_rolled_forward_from_where_it_stands_in_the_log(
+    deployed: Pair, tmp_path: Path, as_user: Callable[[str], None]
+) -> None:
+    event = {"epoch": 1, "member": PRIMARY}
+    assert "There is no log" in roll_forward.handler(event, Context())["trouble"]
+    as_user("citizens_log")
+    archive.handler({"seconds": 0}, Context())
+    with deployed.open() as session:
+        session.run("CREATE TABLE citizens (n int); INSERT INTO citizens VALUES (1)", 5)
+    archive.handler({"seconds": 0}, Context())
+    account = roll_forward.handler(event, Context())
+    assert (account["transactions"], account["trouble"], account["target_reached"]) == (0, None, True)
+    assert str(branch(tmp_path / "transaction-log" / "epoch-2").at) == account["had"] == account["reached"]
+    assert roll_forward.handler(event, Context()) == account
+    assert roll_forward.handler({**event, "epoch": 0}, Context())["had"] == account["had"]
 
 
 def test_the_archive_tells_of_a_gap(
