@@ -14,7 +14,7 @@ WORKERS ?= 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
 
-.PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy \
+.PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy log restore \
         suffix local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
         rehearse-time clean
 
@@ -97,6 +97,12 @@ deploy: $(READY) ## check the account and deploy to AWS with the usual credentia
 
 destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment destroy --suffix "$(ENV_SUFFIX)"
+
+log: $(READY) ## list the transaction log's transactions on AWS: make log ENV_SUFFIX=dev SINCE=2026-11-22T10:00:00
+	@$(BIN)/python -m deployment log --suffix "$(ENV_SUFFIX)" $(if $(SINCE),--since "$(SINCE)") $(if $(BEFORE),--before "$(BEFORE)")
+
+restore: $(READY) ## restore beside the members on AWS: make restore ENV_SUFFIX=dev BEFORE_TRANSACTION=1:0/3000148 or TO_TIME=…
+	@$(BIN)/python -m deployment restore --suffix "$(ENV_SUFFIX)" $(if $(BEFORE_TRANSACTION),--before-transaction "$(BEFORE_TRANSACTION)") $(if $(TO_TIME),--to-time "$(TO_TIME)")
 
 suffix: ## the environment suffix of a branch: make suffix BRANCH=feature/login
 	@$(PYTHON) -m deployment.branch suffix --branch="$$BRANCH"

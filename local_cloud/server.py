@@ -157,6 +157,7 @@ class LocalCloud:
         from local_cloud.events import DatabaseEvents
         from local_cloud.fleet import Fleet
         from local_cloud.rds_api import DatabaseService
+        from local_cloud.restore_api import RestoreService
         from local_cloud.rotation import Rotations
 
         self.options = options
@@ -175,6 +176,7 @@ class LocalCloud:
         schedules.install(options)
         self.databases: DatabaseService = DatabaseService(self.fleet, options)
         self.databases.install()
+        RestoreService(self.fleet, self.databases).install()
         self.rotations: Rotations = Rotations(options)
         self.rotations.install()
         nested_stacks.install()

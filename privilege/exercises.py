@@ -162,6 +162,20 @@ def _log_care(site: Site) -> None:
     _logged(site, "log-care")
 
 
+def _rewind(site: Site) -> None:
+    """It reads the log, and signs in to the primary as the main user to tell where that stands in it."""
+    _, primary, _ = site.role_record()
+    number = {site.outputs[f"Member{n}Identifier"]: n for n in (1, 2)}[primary]
+    site.invoke("archive", {"seconds": 1})
+    site.renew("rewind")
+    listed = site.invoke("rewind", {"action": "list"})
+    expect(listed["log_ends"], f"the log was not read: {listed}")
+    host = site.outputs[f"Member{number}Endpoint"]
+    answer = site.invoke("rewind", {"action": "stand", "host": host, "port": 5432})
+    expect(answer.keys() >= {"stands", "log_ends"}, f"where {primary} stands is not known: {answer}")
+    _logged(site, "rewind")
+
+
 def _witness(name: str) -> Callable[[Site], None]:
     def watch(site: Site) -> None:
         """The primary is cut off, and the lease is of an incident whose machine has ended: everything a witness does.
@@ -446,6 +460,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise("the four steps of a rotation change the password", "citizens-rotation", _rotate, heals=True),
     Exercise("the archive works through the log", "citizens-archive", _archive),
     Exercise("the log's files are looked after", "citizens-log-care", _log_care),
+    Exercise("the log is read, and a database's place in it found", "citizens-rewind", _rewind),
     *(
         Exercise(f"{name} publishes what it sees and asks for the machine", f"citizens-{name}", _witness(name), True)
         for name in ("witness-a", "witness-c")

@@ -97,6 +97,7 @@ class DisasterRecovery(Stack):
                 "WitnessAFunctionName": failover.functions["witness-a"].name,
                 "WitnessCFunctionName": failover.functions["witness-c"].name,
                 **({"ArchiveFunctionName": log.archive.name} if log.archive else {}),
+                **({"RewindFunctionName": log.rewind.name} if log.rewind else {}),
             }
         )
 

@@ -21,11 +21,12 @@ FUNCTIONS = (
     "cutover",
     "verify",
     "archive",
+    "rewind",
     "log-care",
     "rotation",
 )
 # Those that are not deployed when the transaction log is turned off.
-LOG_FUNCTIONS = ("open-log", "roll-forward", "archive")
+LOG_FUNCTIONS = ("open-log", "roll-forward", "rewind", "archive")
 
 
 def deployed_functions(transaction_log: bool) -> tuple[str, ...]:
@@ -57,6 +58,11 @@ class Names:
     def members(self) -> tuple[str, str]:
         """The two DB instance identifiers. Neither is "the primary": roles alternate."""
         return self.of("1"), self.of("2")
+
+    @property
+    def restored(self) -> str:
+        """The DB instance that an operator restores to a point in time; outside the stacks, one at a time."""
+        return self.of("restored")
 
     @property
     def recovery_table(self) -> str:

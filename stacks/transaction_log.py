@@ -1,5 +1,5 @@
-"""TransactionLog: the functions that archive the logical transaction log, open it for a new epoch, roll it forward, and
-look after it.
+"""TransactionLog: the functions that archive the logical transaction log, open it for a new epoch, roll it forward,
+read it for people, and look after it.
 
 With the setting `transaction_log` off only the last is deployed: what was kept is still verified, and expires.
 """
@@ -31,11 +31,12 @@ class TransactionLogProps:
     archive: DeployedFunction | None
     open_log: DeployedFunction | None
     roll_forward: DeployedFunction | None
+    rewind: DeployedFunction | None
     care: DeployedFunction
 
 
 class TransactionLog(CitizensStack):
-    """Archive, open-log, roll-forward, and the care of the files."""
+    """Archive, open-log, roll-forward, rewind, and the care of the files."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class TransactionLog(CitizensStack):
             self._archive() if kept else None,
             self._open_log() if kept else None,
             self._roll_forward() if kept else None,
+            self._rewind() if kept else None,
             self._care(),
         )
 
@@ -132,9 +134,9 @@ class TransactionLog(CitizensStack):
         )
         return care
 
-    def _use_files(self) -> iam.PolicyStatement:
+    def _use_files(self, *actions: str) -> iam.PolicyStatement:
         return allow(
-            ("elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"),
+            actions or ("elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"),
             [self._storage.file_system_arn],
             {"StringEquals": {"elasticfilesystem:AccessPointArn": self._storage.access_point_arn}},
         )
@@ -153,6 +155,24 @@ class TransactionLog(CitizensStack):
                 access_point_arn=self._storage.access_point_arn,
                 mount_path=LOG_PATH,
                 statements=[*read_secret(self, self._secret_arn), self._use_files()],
+            ),
+            self._platform,
+        )
+
+    def _rewind(self) -> DeployedFunction:
+        return function(
+            self,
+            FunctionSpec(
+                name="rewind",
+                module="rewind",
+                purpose="Lists the transaction log's transactions and rolls a restored instance forward, when asked to",
+                timeout=900,
+                memory=PROCESSOR_MIB,
+                environment={**self._members, "LOG_PATH": LOG_PATH},
+                access_point_arn=self._storage.access_point_arn,
+                mount_path=LOG_PATH,
+                # No ClientWrite: the mount is read-only
+                statements=[*read_secret(self, self._secret_arn), self._use_files("elasticfilesystem:ClientMount")],
             ),
             self._platform,
         )

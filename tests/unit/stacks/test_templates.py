@@ -20,7 +20,14 @@ OUTPUTS = {
     *("Member1Identifier", "Member2Identifier", "SecretArn", "SecretName", "FailoverStateMachineArn"),
     *("AlertTopicArn", "FileSystemId", "AccessPointId", "RecoveryTableName", "VpcId", "DataKeyArn"),
     *("BackupVaultName", "DashboardName", "RotationFunctionName", "WitnessAFunctionName", "WitnessCFunctionName"),
-    *("ArchiveFunctionName", "FailoverLogGroupName", "FlowLogGroupName", "Member1LogGroupName", "Member2LogGroupName"),
+    *(
+        "ArchiveFunctionName",
+        "RewindFunctionName",
+        "FailoverLogGroupName",
+        "FlowLogGroupName",
+        "Member1LogGroupName",
+        "Member2LogGroupName",
+    ),
 }
 TAGS = {"Project", "Environment", "Owner", "DataClassification", "Compliance", "ManagedBy"}
 # These take no tags at all, or none in CloudFormation.
