@@ -37,7 +37,7 @@ drill: $(READY) ## lose the primary on this machine and measure the recovery (SC
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest tests/unit -q -n 2 --dist loadgroup
-	@$(BIN)/coverage run -m pytest tests/integration -q
+	@$(BIN)/coverage run -m pytest tests/integration -q -n 2 --dist loadgroup
 	@$(MAKE) --no-print-directory coverage
 
 coverage: $(READY)
@@ -48,7 +48,7 @@ unit: $(READY) ## unit tests alone
 	@$(BIN)/python -m pytest tests/unit -q -n 2 --dist loadgroup
 
 integration: $(READY) ## integration tests against a local cloud of their own
-	@$(BIN)/python -m pytest tests/integration -q
+	@$(BIN)/python -m pytest tests/integration -q -n 2 --dist loadgroup
 
 integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
 	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json

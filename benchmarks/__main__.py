@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.result import Result, median_of
+from benchmarks.roll_forward import roll_forward_race
 from benchmarks.transaction_log import transaction_log
 from deployment import local
 from deployment.account import Account
@@ -90,6 +91,7 @@ BENCHMARKS: Mapping[str, Callable[[int, Mapping[str, str]], dict[str, Result]]] 
     "drills": drills,
     "rotation": rotation,
     "transaction-log": transaction_log,
+    "roll-forward": roll_forward_race,
 }
 
 

@@ -23,6 +23,7 @@ from local_cloud.cluster import ADMINISTRATOR, Cluster, make_template
 from local_cloud.postgres_host import PostgresHost
 from recovery.connection import Credentials, Session, _Watchdog
 from recovery.members import Endpoint
+from recovery.preparation import prepare
 from recovery.transaction_log import segment, source
 from recovery.transaction_log.archive import Archive
 
@@ -74,16 +75,27 @@ class Bench:
         number = self.cluster.socket.suffix.removeprefix(".")
         self.address = ("-h", str(self.host.sockets), "-p", number, "-U", ADMINISTRATOR)
         self.session = self.open()
+        self._keep_before = False
 
-    def open(self) -> Session:
+    def open(self, database: str = "postgres") -> Session:
         raw = socket.socket(socket.AF_UNIX)
         raw.connect(str(self.cluster.socket))
-        connection = Connection(ADMINISTRATOR, database="postgres", sock=raw, ssl_context=False)
+        connection = Connection(ADMINISTRATOR, database=database, sock=raw, ssl_context=False)
         endpoint = Endpoint(str(self.cluster.socket), 0)
         return Session(connection, _Watchdog(raw.dup()), endpoint, Credentials(ADMINISTRATOR, ""))
 
+    def load(self, load: str, keep_before: bool = False) -> None:
+        """Put the load `pgbench` or `copy` behind the slot; `keep_before`: the database as it was, as `before`."""
+        self._keep_before = keep_before
+        self.load_pgbench() if load == "pgbench" else self.load_copies()
+
     def begin(self) -> None:
-        source.ensure_publication(self.session, SECONDS)
+        prepare(self.session)
+        if self._keep_before:
+            self.session.close()
+            with self.open("template1") as elsewhere:
+                elsewhere.run("CREATE DATABASE before TEMPLATE postgres STRATEGY file_copy", SECONDS)
+            self.session = self.open()
         self.session.run("SELECT pg_create_logical_replication_slot('origin', 'pgoutput')", SECONDS)
 
     def load_pgbench(self) -> None:
@@ -161,7 +173,7 @@ def _measured(load: str, runs: int) -> Figures:
     folder.chmod(0o755)
     try:
         with contextlib.closing(Bench(folder / "state")) as bench:
-            bench.load_pgbench() if load == "pgbench" else bench.load_copies()
+            bench.load(load)
             return bench.measure(runs, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -209,4 +210,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Also where the caller ignores them: a command in the background, a pipeline that is cancelled.
+        signal.signal(each, signal.default_int_handler)
     sys.exit(main(sys.argv[1:], os.environ))

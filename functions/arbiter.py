@@ -7,7 +7,7 @@ from typing import Any
 
 from functions import clients, journal
 from functions.environment import detection, environment, objectives
-from recovery import observation, override, pause, rds, roles
+from recovery import incident, observation, override, pause, rds, roles
 from recovery.arbiter import Situation, decide
 from recovery.clock import seconds
 
@@ -20,13 +20,15 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     accepted = override.parse(event.get("override"))
     table, client = clients.table(settings), clients.rds()
     # All at once, whoever is primary: one call that hangs costs no other its time
-    with ThreadPoolExecutor(max_workers=8) as pool:
+    with ThreadPoolExecutor(max_workers=9) as pool:
         reading = pool.submit(roles.known, table)
+        leasing = pool.submit(incident.read_lease, table)
         pausing = pool.submit(pause.active, table, time.time())
         seen = [pool.submit(observation.read, table, witness) for witness in WITNESSES]
         statuses = {member: pool.submit(rds.status, client, member) for member in settings.members}
         events = {member: pool.submit(rds.events, client, member) for member in settings.members}
-    known = reading.result()
+    known, lease = reading.result(), leasing.result()
+    holder = lease.incident if lease is not None else ""
     decision = decide(
         Situation(
             now=time.time(),
@@ -38,6 +40,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
             standby=statuses[known.standby].result(),
             events=events[known.primary].result(),
             forced=bool(event.get("forced", False)),
+            holder=None if holder == event["incident"] else holder,
             paused=pausing.result(),
             override=accepted,
             detection=detection(),

@@ -2,7 +2,8 @@
 
 Three parties give signals that the primary is lost, each counting once: witness a, witness c, and RDS by its status or
 its events. A witness that reaches neither member only proves that it is itself cut off: it gives no signal. Nothing
-destructive happens on fewer than two signals, nor while any fresh witness still writes to the primary.
+destructive happens on fewer than two signals, nor while any fresh witness still writes to the primary, nor (unless RDS
+itself says that it is lost) while transactions that others commit there keep coming to the standby.
 """
 
 import math
@@ -37,8 +38,9 @@ CAPABLE_STATUSES = frozenset({"available", "storage-optimization"})
 class Situation:
     """Everything a decision is made from. Times are epoch seconds; `now` is the arbiter's own clock.
 
-    `started_at` is when the incident began. `forced` tells that this incident has forced a failover already. `paused`
-    is the pause that was last read, over or not.
+    `started_at` is when the incident began; `holder` is the incident that holds the lease when it is not this one (""
+    when nobody does). `forced` tells that this incident has forced a failover already. `paused` is the pause that was
+    last read, over or not.
     """
 
     now: float
@@ -50,6 +52,7 @@ class Situation:
     standby: MemberStatus
     events: tuple[Event, ...] = ()
     forced: bool = False
+    holder: str | None = None
     paused: Pause | None = None
     override: Override | None = None
     detection: Detection = field(default_factory=Detection)
@@ -115,6 +118,9 @@ def _judge(situation: Situation) -> tuple[Action, str]:
             f"The roles have passed to epoch {roles.epoch} since this incident of epoch {situation.epoch} began.",
         )
 
+    if situation.holder is not None:
+        return "stand_by", f"The lease is not this incident's: {situation.holder or 'nobody'} holds it."
+
     seen = fresh(situation)
     elapsed = _elapsed(situation, seen)
     limit = waiting_limit(detection, situation.objectives)
@@ -152,6 +158,13 @@ def _judge(situation: Situation) -> tuple[Action, str]:
                 f"Only {found} after {elapsed:.0f} s, limit {limit:.0f} s: nothing destructive is done.",
             )
         return "wait", f"Only {found} after {elapsed:.0f} s: waiting for a second one."
+
+    if not rds_says_lost and (served := serves_others(seen, situation)):
+        found = (
+            f"{_names(blind)} cannot write to the primary {roles.primary}, but transactions that others committed "
+            f"there {served:.0f} s after the first failed probe have reached the standby: the witnesses are cut off"
+        )
+        return ("stand_by", f"{found}, still after {elapsed:.0f} s.") if late else ("wait", f"{found}.")
 
     case = (
         f"{roles.primary} is lost by {len(signals)} signals ({_names(signals)}; RDS status {situation.primary.status})"
@@ -229,6 +242,20 @@ def confirms_loss(seen: Observation, detection: Detection) -> bool:
     return not seen.primary.reachable and seen.failures >= detection.failure_threshold and seen.standby.reachable
 
 
+def serves_others(seen: Sequence[Observation], situation: Situation) -> float | None:
+    """Seconds from the first failed probe to the newest commit that came to the standby, if it came a moment ago.
+
+    Nobody but a client can have committed it, for no witness reaches the primary: so the primary serves its clients.
+    """
+    firsts = [each.first_failure_at for each in seen if each.first_failure_at is not None]
+    commits = [each.standby.committed_at for each in seen if each.standby.committed_at is not None]
+    if not firsts or not commits:
+        return None
+    after = max(commits) - min(firsts)
+    recent = situation.now - max(commits) <= trust_seconds(situation.detection) + CLOCK_SKEW_SECONDS
+    return after if after > CLOCK_SKEW_SECONDS and recent else None
+
+
 def _lag(seen: Sequence[Observation]) -> float | None:
     """The largest lag any fresh witness measured, in seconds; what is not a number counts as endless."""
     lags = [each.standby.lag_seconds for each in seen if each.standby.lag_seconds is not None]
@@ -272,6 +299,7 @@ def _inputs(situation: Situation) -> dict[str, Any]:
         "now": situation.now,
         "started_at": situation.started_at,
         "forced": situation.forced,
+        "holder": situation.holder,
         "paused": None if situation.paused is None else asdict(situation.paused),
         "override": None
         if situation.override is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recovery.connection import Session
-from recovery.transaction_log import source
+from recovery.transaction_log import ddl, source
 
 ROLES = ("citizens_witness", "citizens_probe", "citizens_log", "citizens_verify")
 SECONDS = 10.0
@@ -22,6 +22,7 @@ def prepare(session: Session) -> None:
     """Put roles, tables and publication in place; a repeat changes nothing that is right. Raises what `run` raises."""
     with session.transaction(SECONDS):
         session.run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}", SECONDS)
+        session.run(ddl.OWN, SECONDS)
         session.run(f"SELECT pg_advisory_xact_lock({_LOCK})", SECONDS)
         session.run((Path(__file__).with_name("sql") / "roles.sql").read_text(), SECONDS)
     source.ensure_publication(session, SECONDS)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -262,7 +262,7 @@ class Witness:
         else:
             lag = max(0.0, at - replayed.at)
         promoted = None if replayed.state.in_recovery else "It is not in recovery: it has been promoted already."
-        return StandbyView(True, promoted, lag, None, replayed.state.lsn)
+        return StandbyView(True, promoted, lag, None, replayed.state.lsn, replayed.committed_at)
 
     def _observe(
         self, current: Roles, at: float, primary: PrimaryView, sequence: int | None, standby: StandbyView
@@ -271,7 +271,7 @@ class Witness:
         self._last_lsn = primary.lsn or self._last_lsn
         if self._last_lsn and standby.replayed_lsn:
             behind = max(0, lsn_number(self._last_lsn) - lsn_number(standby.replayed_lsn))
-            standby = StandbyView(True, standby.error, standby.lag_seconds, behind, standby.replayed_lsn)
+            standby = replace(standby, lag_bytes=behind)
         failures, first = observation.failed_rounds(before, primary.reachable, at)
         self.failures += not primary.reachable
         return Observation(

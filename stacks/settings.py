@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     password_excluded: str = Field(
         default="'\\", description="Characters that a rotated password must not hold, beside those that RDS refuses"
     )
+    rotation_days: int = Field(default=30, ge=1, le=30, description="The password is rotated every so many days")
+    refused_sign_ins: int = Field(
+        default=0, ge=0, le=1000, description="Refused passwords in five minutes that are no alarm even when they go on"
+    )
     vpc_cidr: str = Field(default="10.40.0.0/16", description="IPv4 range of the VPC, /16 to /24")
     application_cidrs: Texts = Field(
         default=("10.60.0.0/16",), description="IPv4 ranges from which applications may connect to the database"

@@ -16,6 +16,7 @@ from recovery.arbiter import (
     decide,
     fresh,
     lost,
+    serves_others,
     trust_seconds,
     waiting_limit,
 )
@@ -40,13 +41,16 @@ def seen(
     standby: bool = True,
     age: float = 1.0,
     epoch: int = 3,
+    committed: float | None = None,
 ) -> Observation:
     return Observation(
         witness=witness,
         at=NOW - age,
         epoch=epoch,
         primary=PrimaryView(primary),
-        standby=StandbyView(standby, None, lag if standby else None),
+        standby=StandbyView(
+            standby, None, lag if standby else None, committed_at=None if committed is None else NOW - committed
+        ),
         failures=0 if primary else failures,
         first_failure_at=None if primary else NOW - since,
     )
@@ -258,6 +262,28 @@ def test_without_a_standby_the_multi_az_copy_is_forced_once_after_the_grace() ->
     assert decide(replace(hindered, primary=MemberStatus("available"))).action == "refuse"
 
 
+def test_witnesses_that_are_cut_off_while_clients_go_on_committing_are_not_believed() -> None:
+    blind = (seen("a", since=200, committed=1), seen("c", since=200))
+    decision = decide(situation(primary=AVAILABLE, observations=blind))
+    assert decision.action == "wait"
+    assert "199 s after the first failed probe" in decision.reason
+    assert decide(situation(primary=AVAILABLE, observations=blind, started_at=NOW - 400)).action == "stand_by"
+    assert decide(situation(observations=blind)).action == "promote", "RDS itself says that it is lost"
+
+
+@pytest.mark.parametrize("committed", [20, 199, 201])
+def test_commits_from_before_the_loss_or_of_a_while_ago_prove_nothing(committed: float) -> None:
+    blind = (seen("a", since=200, committed=committed), seen("c", since=200))
+    assert decide(situation(primary=AVAILABLE, observations=blind)).action == "promote"
+
+
+@pytest.mark.parametrize("holder", ["", "another"])
+def test_an_incident_without_the_lease_does_nothing(holder: str) -> None:
+    decision = decide(situation(holder=holder))
+    assert decision.action == "stand_by"
+    assert (holder or "nobody") in decision.reason
+
+
 def test_an_incident_of_an_earlier_epoch_is_settled() -> None:
     decision = decide(situation(epoch=2))
     assert decision.action == "stand_by"
@@ -283,7 +309,11 @@ observations = st.builds(
     epoch=st.sampled_from([2, 3, 3, 3]),
     primary=st.builds(PrimaryView, st.booleans()),
     standby=st.builds(
-        StandbyView, st.booleans(), st.none(), st.one_of(st.none(), st.floats(0, 7200), st.sampled_from(NONSENSE))
+        StandbyView,
+        st.booleans(),
+        st.none(),
+        st.one_of(st.none(), st.floats(0, 7200), st.sampled_from(NONSENSE)),
+        committed_at=st.one_of(st.none(), st.floats(NOW - 20, NOW), moments, st.sampled_from(NONSENSE)),
     ),
     failures=st.integers(0, 10),
     first_failure_at=st.one_of(st.none(), moments, st.sampled_from(NONSENSE)),
@@ -312,6 +342,7 @@ situations = st.builds(
     standby=statuses,
     events=st.lists(events, max_size=3).map(tuple),
     forced=st.booleans(),
+    holder=st.sampled_from([None, None, None, "", "another"]),
     paused=st.one_of(st.none(), st.builds(Pause, st.just("drill"), moments, st.just("me"))),
     override=st.one_of(
         st.none(), st.builds(Override, st.just("me"), st.just("why"), st.frozensets(st.sampled_from(["lag", "fence"])))
@@ -335,6 +366,9 @@ def test_every_situation_is_decided_within_the_rules(case: Situation) -> None:
         assert blind, "RDS alone never decides"
         assert not any(each.primary.reachable for each in counted)
         assert case.epoch == case.roles.epoch
+        assert case.holder is None
+        if not (lost(case.primary.status) or failed):
+            assert serves_others(counted, case) is None
         assert case.override or not case.paused or case.paused.until <= case.now
     if decision.action == "promote":
         lags = [each.standby.lag_seconds for each in counted if each.standby.lag_seconds is not None]
