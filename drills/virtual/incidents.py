@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from drills.virtual.machine import Answer, Machine, Run, TaskFailed
@@ -358,25 +359,29 @@ class Incident:
 
     def _told(self, outcome: str, alarmed: bool) -> Measured:
         region = self._region
-        base = {"seed": self._seed, "kind": self._kind, "outcome": outcome, "promotions": region.promotions}
+        told = partial(
+            Measured,
+            seed=self._seed,
+            kind=self._kind,
+            outcome=outcome,
+            promotions=region.promotions,
+            promoted_too_early=region.promoted_too_early,
+            alarmed=alarmed,
+        )
         if region.promotions == 0:
-            outage = 0.0 if region.lost_at == float("inf") else region.back_at - region.lost_at
-            return Measured(outage=outage, alarmed=alarmed, **base)
+            return told(outage=0.0 if region.lost_at == float("inf") else region.back_at - region.lost_at)
         # From this moment the decision could have been made: RDS's own word, or the end of the grace
         due = min(region.says_failed_at, region.lost_at + self._detection.multi_az_grace)
         due = max(due, region.backing_up_until)
         assert self._first_start is not None
         noticed = max(self._first_start, region.lost_at)
-        return Measured(
+        return told(
             outage=self._verified_at - region.lost_at,
-            noticing=max(0.0, noticed - due) if due < noticed else 0.0,
+            noticing=max(0.0, noticed - due),
             deciding=max(0.0, self._decided_at - max(due, noticed)),
             fencing=region.asked_at - self._decided_at,
             promotion=region.promoted_at - region.asked_at,
             finishing=self._verified_at - region.promoted_at,
-            promoted_too_early=region.promoted_too_early,
-            alarmed=alarmed,
-            **base,
         )
 
 
