@@ -214,6 +214,8 @@ def _deciding(references: MachineReferences) -> dict[str, State]:
                 "$states.result.Payload.reason}]) %}",
                 "reason": "{% $states.result.Payload.reason %}",
                 "decision": "{% $states.result.Payload %}",
+                # One that was ordered meanwhile counts too
+                "override": "{% $states.result.Payload.override ? $states.result.Payload.override : $override %}",
             },
             following="Decide",
         ),

@@ -189,6 +189,10 @@ def test_an_operator_may_accept_that_the_fence_is_not_shown() -> None:
     assert world.arguments("Observe")["Payload"]["override"] == override
     told = "duty officer accepts that the old primary still answers: it is unplugged"
     assert told in [entry["event"] for entry in variables["timeline"]]
+    _, variables = World(ConfirmFence={"reachable": True}, Observe={**PROMOTE, "override": override}).run()
+    assert variables["outcome"] == "promoted", "one that was ordered while the incident ran"
+    _, variables = World(ConfirmFence={"reachable": True}, Observe={**PROMOTE, "override": None}).run()
+    assert variables["outcome"] == "refused"
     _, variables = World(ConfirmFence={"reachable": True}).run(override={**override, "accepts": ["lag"]})
     assert variables["outcome"] == "refused"
 
