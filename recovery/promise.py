@@ -89,8 +89,8 @@ def prove(
     lag_limit = min(LOG_LIMIT_SECONDS, objectives.rpo_seconds)
     if log.worst_case_seconds > lag_limit:
         raise ObjectiveMissed(
-            f"The log may be {log.worst_case_seconds:g} s behind, more than {lag_limit:g} s: a pause of {log.pause:g} s, "
-            f"{log.period - log.work:g} s between two runs, {log.start:g} s to start, a batch of {log.batch:g} s."
+            f"The log may be {log.worst_case_seconds:g} s behind, more than {lag_limit:g} s: a pause of "
+            f"{log.pause:g} s, {log.period - log.work:g} s between two runs, {log.start:g} s to start, a batch of {log.batch:g} s."
         )
     ends = worst_case.longest(definition, to="End", first_failure=detection.first_failure_seconds).seconds
     limit = float(definition.get("TimeoutSeconds", 0))

@@ -27,7 +27,7 @@ def test_every_function_is_private_bounded_and_keeps_what_fails(system: System) 
     for name, properties in functions(system).items():
         assert properties["VpcConfig"]["SubnetIds"]
         assert "DeadLetterConfig" in properties
-        assert properties["ReservedConcurrentExecutions"] in (1, 2, 4)
+        assert properties["ReservedConcurrentExecutions"] in (1, 2, 3, 4)
         assert properties["Timeout"] <= (900 if name == "archive" else 150)
         assert properties["Runtime"] == "python3.14"
         assert "LogGroup" in properties["LoggingConfig"]
