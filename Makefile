@@ -62,7 +62,7 @@ pictures: $(READY) ## draw the failover machine into docs/ from its definition
 	@$(BIN)/python -m stacks.picture
 
 rehearse-time: $(READY) ## 1,000 seeded incidents in virtual time with AWS's delays: a table and reports/incidents.json
-	@$(BIN)/python -m drills.incidents
+	@$(BIN)/python -m drills.virtual
 
 least-privilege: $(READY) ## show that every permission is used and needed: a table and reports/least-privilege.json
 	@$(BIN)/python -m privilege

@@ -111,24 +111,42 @@ RESUMED_AT: Mapping[str, str] = {
     "Promote": "Promote",
     "AwaitPromotion": "AwaitPromotion",
     "ProbePromoted": "AwaitPromotion",
+    "PromotionOverdue": "AwaitPromotion",
     # It has replicated all that the log needs; should something be missing, it is put in place before the next try
     "OpenLog": "PrepareDatabase",
     "PointSecret": "PointSecret",
     "CutOver": "CutOver",
     "Verify": "Verify",
 }
+# The deadline that is put off when a step is come back to: its time was spent on failing.
+EXTENDED: Mapping[str, str] = {
+    "FindIngress": "fenceBy",
+    "ConfirmFence": "confirmBy",
+    "PromotionOverdue": "promoteBy",
+}
 
 
 def definition(references: MachineReferences) -> dict[str, Any]:
     """The whole machine as ASL."""
-    steps = _resumed_at(references)
-    planned = _assembled(references, dict.fromkeys(steps, 0.0))
-    remaining = {step: OVERRUN_PAUSE_SECONDS + promise.remaining(planned, resumed) for step, resumed in steps.items()}
-    return _assembled(references, remaining)
+    planned = _assembled(references, dict.fromkeys(_resumed_at(references), 0.0))
+    return _assembled(references, remaining(planned))
 
 
-def _assembled(references: MachineReferences, remaining: Mapping[str, float]) -> dict[str, Any]:
-    """`remaining` tells for each step how many seconds another try and all after it may take."""
+def remaining(machine: Mapping[str, Any]) -> dict[str, float]:
+    """How many seconds another try of each step, and all that follows it, may take from its failure on."""
+    states = machine["States"]
+    seconds = {step: promise.remaining(machine, at) for step, at in RESUMED_AT.items() if step in states}
+    # A poll that failed does not make RDS begin anew; a promotion that is overdue may end at any time, or never
+    polled = sum(BUDGETS[state].timeout for state in ("AwaitPromotion", "ProbePromoted"))
+    seconds["AwaitPromotion"] = seconds["ProbePromoted"] = polled + promise.remaining(
+        machine, "OpenLog" if "OpenLog" in states else "PointSecret"
+    )
+    seconds["PromotionOverdue"] = float(GIVE_UP_SECONDS)
+    return {step: OVERRUN_PAUSE_SECONDS + each for step, each in seconds.items()}
+
+
+def _assembled(references: MachineReferences, needed: Mapping[str, float]) -> dict[str, Any]:
+    """`needed` tells for each step how many seconds another try and all after it may take."""
     states = {
         **_deciding(references),
         **_fencing(references),
@@ -139,7 +157,7 @@ def _assembled(references: MachineReferences, remaining: Mapping[str, float]) ->
         **_ending(references),
     }
     states["Overrun"]["Choices"][2]["Condition"] = (
-        f"{{% $atRisk = false and $millis() + $lookup({json.dumps(dict(remaining))}, $step) * 1000 > $recoverBy %}}"
+        f"{{% $atRisk = false and $millis() + $lookup({json.dumps(dict(needed))}, $step) * 1000 > $recoverBy %}}"
     )
     return {
         "Comment": "Loses nothing it can keep: decide, fence, promote, cut over, verify, record",
@@ -207,6 +225,8 @@ def _deciding(references: MachineReferences) -> dict[str, State]:
                 "$states.result.Payload.reason}]) %}",
                 "reason": "{% $states.result.Payload.reason %}",
                 "decision": "{% $states.result.Payload %}",
+                # One that was ordered meanwhile counts too
+                "override": "{% $states.result.Payload.override ? $states.result.Payload.override : $override %}",
             },
             following="Decide",
         ),
@@ -404,7 +424,7 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
                     "Next": "ProbePromoted",
                 },
                 _overrun_by(
-                    "promoteBy", "AwaitPromotion", "'the standby is not promoted yet; RDS says ' & $member.status"
+                    "promoteBy", "PromotionOverdue", "'the standby is not promoted yet; RDS says ' & $member.status"
                 ),
                 # The status stays `available` for seconds after the call, so asking again may be refused, harmlessly
                 {"Condition": "{% $member.status = 'available' %}", "Next": "PromoteAgainPause"},
@@ -428,7 +448,7 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
                     "Assign": {"timeline": _note("$decision.standby & ' is promoted'")},
                     "Next": "OpenLog" if references.open_log_arn else "PointSecret",
                 },
-                _overrun_by("promoteBy", "ProbePromoted", "'the promoted standby takes no writes yet'"),
+                _overrun_by("promoteBy", "PromotionOverdue", "'the promoted standby takes no writes yet'"),
             ],
             "Default": "PromotionPause",
         },
@@ -573,10 +593,7 @@ def _overrunning(references: MachineReferences) -> dict[str, State]:
             "Choices": [
                 {
                     "Condition": f"{{% $step = '{step}' %}}",
-                    # Its loop is granted more time than it had
-                    "Assign": {
-                        name: _from_now(OVERRUN_EXTENSION_SECONDS) for name in ("fenceBy", "confirmBy", "promoteBy")
-                    },
+                    **({"Assign": {EXTENDED[step]: _from_now(OVERRUN_EXTENSION_SECONDS)}} if step in EXTENDED else {}),
                     "Next": steps[step],
                 }
                 for step in others

@@ -24,7 +24,7 @@ from functions import (
     witness,
 )
 from functions.environment import EnvironmentIncomplete
-from recovery import observation, roles, secret
+from recovery import observation, override, pause, roles, secret
 from recovery.clock import iso
 from recovery.incident import take_lease
 from recovery.table import RecoveryTable
@@ -71,6 +71,22 @@ def test_the_arbiter_decides_from_what_the_witnesses_saw(deployed: Pair, table: 
     assert decision["primary_status"] == "absent"
     json.dumps(decision)
     assert arbiter.handler({**event, "epoch": 7, "forced": True}, Context())["inputs"]["forced"] is True
+
+
+def test_the_arbiter_reads_the_pause_and_what_an_operator_accepts(deployed: Pair, table: RecoveryTable) -> None:
+    now = time.time()
+    event = {"incident": "20270115T080000Z-abcd", "epoch": 1, "started_at": iso(now)}
+    roles.create(table, PRIMARY, STANDBY, now)
+    pause.begin(table, "restore test", 600, "duty officer", now)
+    decision = arbiter.handler({**event, "incident": ""}, Context())
+    assert decision["action"] == "refuse"
+    assert decision["inputs"]["paused"]["reason"] == "restore test"
+    override.order(table, ["lag"], "nothing else is left", "duty officer", 600, now)
+    decision = arbiter.handler({**event, "incident": ""}, Context())
+    assert decision["action"] == "wait"
+    assert decision["override"] == {"by": "duty officer", "reason": "nothing else is left", "accepts": ["lag"]}
+    brought = {"by": "chief", "reason": "because", "accepts": ["fence"]}
+    assert arbiter.handler({**event, "incident": "", "override": brought}, Context())["override"] == brought
 
 
 def test_the_probe_looks_at_one_member(deployed: Pair, as_user: Callable[[str], None]) -> None:
