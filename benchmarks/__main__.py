@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.log_under_load import log_under_load
 from benchmarks.result import Result, median_of
 from benchmarks.transaction_log import transaction_log
 from deployment import local
@@ -90,6 +91,7 @@ BENCHMARKS: Mapping[str, Callable[[int, Mapping[str, str]], dict[str, Result]]] 
     "drills": drills,
     "rotation": rotation,
     "transaction-log": transaction_log,
+    "log-under-load": log_under_load,
 }
 
 

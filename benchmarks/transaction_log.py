@@ -63,6 +63,14 @@ class Figures:
         return [ours / theirs for ours, theirs in zip(self.our_bytes, self.their_bytes, strict=True)]
 
 
+def open_session(path: Path) -> Session:
+    """A session of the cluster's administrator by its Unix socket."""
+    raw = socket.socket(socket.AF_UNIX)
+    raw.connect(str(path))
+    connection = Connection(ADMINISTRATOR, database="postgres", sock=raw, ssl_context=False)
+    return Session(connection, _Watchdog(raw.dup()), Endpoint(str(path), 0), Credentials(ADMINISTRATOR, ""))
+
+
 class Bench:
     """A cluster with a load behind a slot, which is copied for every run."""
 
@@ -77,11 +85,7 @@ class Bench:
         self.session = self.open()
 
     def open(self) -> Session:
-        raw = socket.socket(socket.AF_UNIX)
-        raw.connect(str(self.cluster.socket))
-        connection = Connection(ADMINISTRATOR, database="postgres", sock=raw, ssl_context=False)
-        endpoint = Endpoint(str(self.cluster.socket), 0)
-        return Session(connection, _Watchdog(raw.dup()), endpoint, Credentials(ADMINISTRATOR, ""))
+        return open_session(self.cluster.socket)
 
     def begin(self) -> None:
         prepare(self.session)
@@ -156,16 +160,23 @@ class Bench:
         self.host.close()
 
 
-def _measured(load: str, runs: int) -> Figures:
+@contextlib.contextmanager
+def bench_in_a_folder() -> Iterator[tuple[Bench, Path]]:
+    """A bench and a folder for what is measured; both are gone afterwards."""
     # Not in a folder of ours: PostgreSQL runs as another user when this runs as root, and must be able to enter.
     folder = Path(tempfile.mkdtemp(prefix="citizens-bench-"))
     folder.chmod(0o755)
     try:
         with contextlib.closing(Bench(folder / "state")) as bench:
-            bench.load_pgbench() if load == "pgbench" else bench.load_copies()
-            return bench.measure(runs, folder)
+            yield bench, folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measured(load: str, runs: int) -> Figures:
+    with bench_in_a_folder() as (bench, folder):
+        bench.load_pgbench() if load == "pgbench" else bench.load_copies()
+        return bench.measure(runs, folder)
 
 
 def transaction_log(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:
