@@ -13,7 +13,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy \
-        suffix local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots clean
+        suffix local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
+        rehearse-time clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,7 +37,7 @@ drill: $(READY) ## lose the primary on this machine and measure the recovery (SC
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest tests/unit -q -n 2 --dist loadgroup
-	@$(BIN)/coverage run -m pytest tests/integration -q
+	@$(BIN)/coverage run -m pytest tests/integration -q -n 2 --dist loadgroup
 	@$(MAKE) --no-print-directory coverage
 
 coverage: $(READY)
@@ -47,13 +48,19 @@ unit: $(READY) ## unit tests alone
 	@$(BIN)/python -m pytest tests/unit -q -n 2 --dist loadgroup
 
 integration: $(READY) ## integration tests against a local cloud of their own
-	@$(BIN)/python -m pytest tests/integration -q
+	@$(BIN)/python -m pytest tests/integration -q -n 2 --dist loadgroup
 
 integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
 	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json
 
 snapshots: $(READY) ## write the templates' snapshots again (STATEFUL=yes: also the list of what replaces data)
 	@$(BIN)/python -m tests.unit.stacks.snapshot $(if $(filter yes,$(STATEFUL)),--stateful)
+
+pictures: $(READY) ## draw the failover machine into docs/ from its definition
+	@$(BIN)/python -m stacks.picture
+
+rehearse-time: $(READY) ## 1,000 seeded incidents in virtual time with AWS's delays: a table and reports/incidents.json
+	@$(BIN)/python -m drills.incidents
 
 least-privilege: $(READY) ## show that every permission is used and needed: a table and reports/least-privilege.json
 	@$(BIN)/python -m privilege

@@ -63,11 +63,11 @@ class Figures:
         return [ours / theirs for ours, theirs in zip(self.our_bytes, self.their_bytes, strict=True)]
 
 
-def open_session(path: Path) -> Session:
+def open_session(path: Path, database: str = "postgres") -> Session:
     """A session of the cluster's administrator by its Unix socket."""
     raw = socket.socket(socket.AF_UNIX)
     raw.connect(str(path))
-    connection = Connection(ADMINISTRATOR, database="postgres", sock=raw, ssl_context=False)
+    connection = Connection(ADMINISTRATOR, database=database, sock=raw, ssl_context=False)
     return Session(connection, _Watchdog(raw.dup()), Endpoint(str(path), 0), Credentials(ADMINISTRATOR, ""))
 
 
@@ -83,12 +83,23 @@ class Bench:
         number = self.cluster.socket.suffix.removeprefix(".")
         self.address = ("-h", str(self.host.sockets), "-p", number, "-U", ADMINISTRATOR)
         self.session = self.open()
+        self._keep_before = False
 
-    def open(self) -> Session:
-        return open_session(self.cluster.socket)
+    def open(self, database: str = "postgres") -> Session:
+        return open_session(self.cluster.socket, database)
+
+    def load(self, load: str, keep_before: bool = False) -> None:
+        """Put the load `pgbench` or `copy` behind the slot; `keep_before`: the database as it was, as `before`."""
+        self._keep_before = keep_before
+        self.load_pgbench() if load == "pgbench" else self.load_copies()
 
     def begin(self) -> None:
         prepare(self.session)
+        if self._keep_before:
+            self.session.close()
+            with self.open("template1") as elsewhere:
+                elsewhere.run("CREATE DATABASE before TEMPLATE postgres STRATEGY file_copy", SECONDS)
+            self.session = self.open()
         self.session.run("SELECT pg_create_logical_replication_slot('origin', 'pgoutput')", SECONDS)
 
     def load_pgbench(self) -> None:
@@ -175,7 +186,7 @@ def bench_in_a_folder() -> Iterator[tuple[Bench, Path]]:
 
 def _measured(load: str, runs: int) -> Figures:
     with bench_in_a_folder() as (bench, folder):
-        bench.load_pgbench() if load == "pgbench" else bench.load_copies()
+        bench.load(load)
         return bench.measure(runs, folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from deployment.configuration import configured
 from deployment.destruction import Destruction, confirm
 from deployment.lint import check_templates
 from deployment.problem import Problem
+from stacks.promised import promised
 from stacks.settings import Settings, SettingsError
 
 
@@ -46,6 +48,7 @@ def synth(command: Command) -> None:
     cdk = Cdk(command.suffix, command.environment)
     cdk.synth()
     check_templates(cdk.assembly, chosen.region)
+    print(promised(chosen, cdk.assembly))
     print(f"Synthesised into {cdk.assembly.relative_to(Path.cwd())}")
 
 
@@ -207,4 +210,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Also where the caller ignores them: a command in the background, a pipeline that is cancelled.
+        signal.signal(each, signal.default_int_handler)
     sys.exit(main(sys.argv[1:], os.environ))

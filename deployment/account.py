@@ -41,8 +41,12 @@ class Account:
             return boto3.client(service, region_name=region, config=config)  # type: ignore[call-overload]
         session = _local_session(self.environment["AWS_ACCESS_KEY_ID"], self.environment["AWS_SECRET_ACCESS_KEY"])
         return session.client(
-            service, region_name=region, endpoint_url=self.environment["AWS_ENDPOINT_URL"], config=config
-        )  # type: ignore[call-overload]
+            service,  # type: ignore[call-overload]
+            region_name=region,
+            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+            verify=self.environment["AWS_CA_BUNDLE"],
+            config=config,
+        )
 
 
 @functools.lru_cache

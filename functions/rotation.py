@@ -7,6 +7,7 @@ minutes, the failover machine twice.
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -32,7 +33,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     """What to do is `Step`; raising makes the caller try again.
 
     {"Step": "createSecret" …, "SecretId", "ClientRequestToken"} → {}: a step of a rotation.
-    {"Step": "prepareDatabase", "member"?} → {"host"}: roles, tables, publication (at the secret's host).
+    {"Step": "prepareDatabase", "member"?, "time"?} → {"host"}: roles, tables, publication (at the secret's host); with
+    the schedule's time (ISO 8601) the password's age at that time goes to the log, for an alarm.
     {"Step": "pointSecret", "incident", "epoch" (old), "primary" (new), "standby" (old primary)} → {"host"}.
     """
     settings = environment()
@@ -40,6 +42,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     try:
         match step:
             case "prepareDatabase":
+                if "time" in event:
+                    _note_password_age(settings, datetime.fromisoformat(event["time"]))
                 return _prepare(settings, event.get("member"))
             case "pointSecret":
                 return _point(settings, event)
@@ -47,7 +51,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
                 _rotate(settings, step, event)
                 return {}
     except _EXPECTED as error:
-        journal.note("step failed", {"step": step, "reason": str(error)})
+        what = "rotation step failed" if "ClientRequestToken" in event else "step failed"
+        journal.note(what, {"step": step, "reason": str(error)})
         raise
 
 
@@ -65,6 +70,11 @@ def _rotate(settings: Environment, step: str, event: dict[str, Any]) -> None:
     if step == "testSecret":
         # A deployment calls it too, before anything that needs the roles is made.
         _prepare(settings, None)
+
+
+def _note_password_age(settings: Environment, at: datetime) -> None:
+    age = secret.password_age(clients.secretsmanager(), settings.secret_id, at)
+    journal.note("password age", {"days": round(age / timedelta(days=1), 3)})
 
 
 def _prepare(settings: Environment, member: str | None) -> dict[str, Any]:

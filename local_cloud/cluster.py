@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import LiteralString
 
+import psutil
 import psycopg
 from psycopg import sql
 
-from local_cloud.postgres_host import HostError, PostgresHost, kill_below, remove
+from local_cloud.postgres_host import HostError, PostgresHost, kill_below, remove, working_below
 
 ADMINISTRATOR = "rdsadmin"
 REPLICATOR = "rdsrepladmin"
@@ -100,6 +101,7 @@ class Cluster:
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: threading.Thread | None = None
         self._exit_expected = True
+        self.is_frozen = False
         self.directory = host.storage / f"{name}-{self._number}"
         self.data = self.directory / "data"
         self.log = self.directory / "postgresql.log"
@@ -166,6 +168,7 @@ class Cluster:
         """Start the server and wait until it accepts connections. Raises ClusterError when it does not."""
         if self.is_running:
             return
+        self.is_frozen = False
         # The server refuses to start beside backends of a killed predecessor, and these could still acknowledge
         # something.
         self.end_orphans()
@@ -220,6 +223,29 @@ class Cluster:
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
+
+    def kill_backend(self) -> None:
+        """`kill -9` the checkpointer: the postmaster ends every session and recovers, as after any crash."""
+        ((pid,),) = self.query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+        os.kill(int(str(pid)), signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP every process of the cluster: it keeps its connections and answers nobody until `thaw`, or an end."""
+        self.is_frozen = True
+        for process in working_below([self.data]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def thaw(self) -> None:
+        """Let a frozen cluster go on where it stood."""
+        for process in working_below([self.data]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        self.is_frozen = False
+
+    def pause_replay(self, paused: bool) -> None:
+        """Let a standby receive WAL and not replay it; a promotion or a restart ends that."""
+        self.execute("SELECT pg_wal_replay_pause()" if paused else "SELECT pg_wal_replay_resume()")
 
     def end_orphans(self) -> None:
         """End what a killed postmaster has left: nothing of this cluster writes or acknowledges after that."""

@@ -56,6 +56,7 @@ class Fleet:
         self.delays = delays
         self._lock = threading.Lock()
         self._instances: dict[str, Instance] = {}
+        self._lost_zones: set[str] = set()
         self._closed = threading.Event()
         self._host = PostgresHost(state)
         self._endpoints = EndpointServer(authority, admission, tokens)
@@ -72,6 +73,7 @@ class Fleet:
             delays=lambda: self.delays,
             emit=on_event,
             replicas_of=self._replicas_of,
+            zone_is_lost=self._lost_zones.__contains__,
         )
 
     def create(self, spec: InstanceSpec) -> InstanceView:
@@ -172,6 +174,43 @@ class Fleet:
         while.
         """
         self._find(identifier).lose()
+
+    def crash(self, identifier: str) -> None:
+        """`kill -9` one process of the instance's server, which restarts by itself."""
+        self._find(identifier).crash()
+
+    def freeze(self, identifier: str) -> None:
+        """SIGSTOP the instance's server; RDS does not notice."""
+        self._find(identifier).freeze()
+
+    def thaw(self, identifier: str) -> None:
+        """Let a frozen server go on."""
+        self._find(identifier).thaw()
+
+    def pause_replay(self, identifier: str, paused: bool) -> None:
+        """Let a read replica receive and not replay, or replay again."""
+        self._find(identifier).pause_replay(paused)
+
+    def fill(self, identifier: str) -> None:
+        """Begin to shut an instance down because its storage is full; the status is `storage-full` at once."""
+        self._find(identifier).fill()
+
+    def lose_zone(self, zone: str) -> None:
+        """Lose what is in an availability zone: Multi-AZ instances fail over, others wait for the zone."""
+        self._lost_zones.add(zone)
+        for identifier in self.identifiers():
+            self._find(identifier).zone_was_lost(zone)
+
+    def restore_zone(self, zone: str) -> None:
+        """Bring a lost zone back."""
+        self._lost_zones.discard(zone)
+        for identifier in self.identifiers():
+            self._find(identifier).zone_is_back()
+
+    @property
+    def lost_zones(self) -> frozenset[str]:
+        """The zones that are lost at this moment."""
+        return frozenset(self._lost_zones)
 
     def set_fault(self, identifier: str, fault: Fault) -> None:
         """Let a network fault between callers and the instance begin, or end (kind `none`)."""

@@ -118,7 +118,15 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "RDS-EVENT-0049": ("failover", "Multi-AZ instance failover completed."),
     "RDS-EVENT-0087": ("notification", "DB instance stopped."),
     "RDS-EVENT-0088": ("notification", "DB instance started."),
+    "RDS-EVENT-0221": (
+        "availability",
+        "DB instance has reached the storage-full threshold, and the database has been shut down.",
+    ),
 }
+
+
+# The database is down and stays down until somebody does something about it.
+DOWN = ("stopping", "stopped", "storage-full")
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,7 @@ class Surroundings:
     delays: Callable[[], Delays]
     emit: Callable[[RdsEvent], None]
     replicas_of: Callable[[str], Iterable["Instance"]]
+    zone_is_lost: Callable[[str], bool] = lambda _: False
 
 
 class Instance:
@@ -306,11 +315,41 @@ class Instance:
 
     def kill(self) -> None:
         """`kill -9` the postmaster behind the endpoint, and look the other way."""
-        main = self._pair.main
-        pid = main.pid if main is not None else None
-        if main is None or pid is None:
-            raise self._refusal("is not running")
-        main.kill_postmaster()
+        self._running_main().kill_postmaster()
+
+    def crash(self) -> None:
+        """`kill -9` one process of the server, which then restarts by itself."""
+        self._running_main().kill_backend()
+
+    def freeze(self) -> None:
+        """SIGSTOP the server behind the endpoint: RDS looks at other things, and notices nothing."""
+        self._running_main().freeze()
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        self._running_main().thaw()
+
+    def pause_replay(self, paused: bool) -> None:
+        """Let a read replica receive and not replay, or replay again."""
+        if self.source is None:
+            raise self._refusal("is not a read replica")
+        self._running_main().pause_replay(paused)
+
+    def fill(self) -> None:
+        """Fill the storage: RDS shuts the database down, and its synchronous copy has the same storage."""
+        with self._gate:
+            self._require("available")
+            self.status = "storage-full"
+        self._submit(self._fill)
+
+    def zone_was_lost(self, zone: str) -> None:
+        """What of the instance was in the zone is dead; RDS fails over when that was what is behind the endpoint."""
+        self._zone_lost_at_work(zone)
+
+    def zone_is_back(self) -> None:
+        """What could not be there may be built again."""
+        self._submit(self._recover)
+        self._submit(self._ensure_copy)
 
     def lose(self) -> None:
         """Lose instance, copy and storage for good; returns when all is dead. Nothing more can be lost after that."""
@@ -428,7 +467,7 @@ class Instance:
         status.
         """
         main = self._pair.main
-        if main is None or main.is_running or self._interrupted.is_set() or self.status in ("stopping", "stopped"):
+        if main is None or main.is_running or self._interrupted.is_set() or self.status in DOWN:
             return
         if self._pair.has_live_copy:
             try:
@@ -437,6 +476,8 @@ class Instance:
                 logger.warning("the failover of %s ends with a restart: %s", self.spec.identifier, error)
             else:
                 return
+        if self._around.zone_is_lost(self._zones[0]):
+            return
         started = time.monotonic()
         self._pair.revive()
         self._wait_until(started + self._around.delays().reboot_seconds)
@@ -466,6 +507,8 @@ class Instance:
         main = self._pair.main
         if not self.spec.multi_az or self._pair.has_live_copy or main is None or not main.is_running:
             return
+        if any(self._around.zone_is_lost(zone) for zone in self._zones):
+            return  # a copy in the same zone would be none
         try:
             self._pair.build_copy()
         except (ClusterError, HostError) as error:
@@ -520,6 +563,29 @@ class Instance:
         else:
             self._pair.drop_copy()
             self._emit("RDS-EVENT-0030")
+
+    def _fill(self) -> None:
+        self._aim(nowhere=True)
+        self._around.endpoints.disconnect(self.spec.identifier)
+        self._pair.stop()
+        self._emit("RDS-EVENT-0221")
+
+    def _zone_lost_at_work(self, zone: str) -> None:
+        main, copy = self._pair.main, self._pair.copy
+        if self._zones and self._zones[0] == zone and main is not None:
+            self._around.endpoints.set_target(self.spec.identifier, None)
+            main.kill_postmaster()
+            # Backends outlive their postmaster for a moment; a zone that is gone acknowledges nothing.
+            main.end_orphans()
+            self._around.endpoints.disconnect(self.spec.identifier)
+        elif zone in self._zones and copy is not None:
+            copy.kill_postmaster()
+
+    def _running_main(self) -> Cluster:
+        main = self._pair.main
+        if main is None or not main.is_running:
+            raise self._refusal("is not running")
+        return main
 
     def _lose(self, removed: "Future[None]") -> None:
         deadline = time.monotonic() + self._around.delays().failed_after_seconds
@@ -582,7 +648,7 @@ class Instance:
             self._become_available()
             return
         with self._gate:
-            if self.status in ("creating", "deleting", "failed", "stopped"):
+            if self.status in ("creating", "deleting", "failed", *DOWN):
                 return
             self.status = "failed"
         self._emit("RDS-EVENT-0031")
@@ -630,7 +696,7 @@ class Instance:
 
     def _become_available(self) -> None:
         with self._gate:
-            if self.status not in ("creating", "deleting", "failed", "stopped") and not self._interrupted.is_set():
+            if self.status not in ("creating", "deleting", "failed", *DOWN) and not self._interrupted.is_set():
                 self.status = "available"
 
     def _wait_until(self, moment: float) -> None:

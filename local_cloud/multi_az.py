@@ -201,9 +201,7 @@ class ClusterPair:
         self._living_main().promote()
         upstream, self.upstream = self.upstream, None
         self._configure_main()
-        if upstream is not None and upstream.cluster.is_running:
-            with contextlib.suppress(ClusterError):
-                upstream.cluster.drop_slot(upstream.slot)
+        _release(upstream)
 
     def set_parameters(self, parameters: Mapping[str, str]) -> None:
         """Take over parameters; static ones take effect with the next restart."""
@@ -233,9 +231,7 @@ class ClusterPair:
     def release_upstream(self) -> None:
         """Drop the slot at the source, so that it keeps no WAL for a replica that is gone."""
         upstream, self.upstream = self.upstream, None
-        if upstream is not None and upstream.cluster.is_running:
-            with contextlib.suppress(ClusterError):
-                upstream.cluster.drop_slot(upstream.slot)
+        _release(upstream)
 
     def _living_main(self) -> Cluster:
         if self.main is None or not self.main.is_running:
@@ -274,6 +270,13 @@ class ClusterPair:
                 # Nobody reads from the copy: nothing there may hold back vacuum at the main cluster.
                 self._settings | self.main.connection_info(COPY_NAME, COPY_NAME) | {"hot_standby_feedback": "off"}
             )
+
+
+def _release(upstream: Upstream | None) -> None:
+    # A frozen cluster would answer neither this nor anything else.
+    if upstream is not None and upstream.cluster.is_running and not upstream.cluster.is_frozen:
+        with contextlib.suppress(ClusterError):
+            upstream.cluster.drop_slot(upstream.slot)
 
 
 def _wait_for_standby(cluster: Cluster, name: str, patience: float) -> None:

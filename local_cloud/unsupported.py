@@ -43,7 +43,6 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "MonitoringInterval": "enhanced monitoring publishes nothing",
         "EnablePerformanceInsights": "Performance Insights collects nothing",
         "BackupRetentionPeriod": NO_BACKUPS,
-        "EnableCloudwatchLogsExports": "the server's log stays in its data directory",
         "MaxAllocatedStorage": "storage is this machine's file system",
         "Iops": "storage is this machine's file system",
         "StorageThroughput": "storage is this machine's file system",

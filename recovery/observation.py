@@ -20,13 +20,17 @@ class PrimaryView:
 
 @dataclass(frozen=True)
 class StandbyView:
-    """The standby as seen: lag by the heartbeat in seconds and by WAL position in bytes; None is unknown."""
+    """The standby as seen: lag by the heartbeat in seconds and by WAL position in bytes; None is unknown.
+
+    `committed_at` is when the newest transaction that it has replayed was committed (epoch seconds, primary's clock).
+    """
 
     reachable: bool
     error: str | None = None
     lag_seconds: float | None = None
     lag_bytes: int | None = None
     replayed_lsn: str | None = None
+    committed_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def from_record(record: dict[str, Any]) -> Observation:
             standby.get("lag_seconds"),
             standby.get("lag_bytes"),
             standby.get("replayed_lsn"),
+            standby.get("committed_at"),
         ),
         failures=int(record.get("failures", 0)),
         first_failure_at=record.get("first_failure_at"),

@@ -25,7 +25,6 @@ from stacks.settings import Settings
 
 EXPORTED_LOGS = ("postgresql", "upgrade")
 MONITORING_SECONDS = 15
-ROTATION_DAYS = 30
 # A database that was restored has no roles for the functions until they are put back.
 PREPARATION_MINUTES = 5
 # The newest CA of the region that functions and clients verify against.
@@ -98,6 +97,8 @@ class Database(CitizensStack):
             parameters={
                 "rds.force_ssl": "1",
                 "rds.logical_replication": "1",
+                # Roll forward tells by it where a promoted or restored database stands in the log
+                "track_commit_timestamp": "1",
                 "max_slot_wal_keep_size": str(slot_mib),
                 "hot_standby_feedback": "1",
                 "wal_sender_timeout": "30000",
@@ -281,7 +282,7 @@ class Database(CitizensStack):
             security.platform,
             schedule.group(self, "rotation"),
             minutes=PREPARATION_MINUTES,
-            payload='{"Step": "prepareDatabase"}',
+            payload='{"Step": "prepareDatabase", "time": "<aws.scheduler.scheduled-time>"}',
         )
         invoke = lambda_.CfnPermission(
             self,
@@ -300,7 +301,7 @@ class Database(CitizensStack):
             # Still runs the rotation's testSecret step, so a deployment proves that the function works
             rotate_immediately_on_update=False,
             rotation_rules=secretsmanager.CfnRotationSchedule.RotationRulesProperty(
-                automatically_after_days=ROTATION_DAYS
+                automatically_after_days=self.settings.rotation_days
             ),
         )
         rotations.add_resource_dependency(invoke)

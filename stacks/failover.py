@@ -99,6 +99,8 @@ class Failover(CitizensStack):
                 member_groups=groups,
                 backup_retention_days=settings.backup_retention_days,
                 suffix=settings.environment_suffix,
+                grace_seconds=settings.multi_az_grace_seconds,
+                rto_seconds=settings.rto_seconds,
             )
         )
         schedules = schedule.group(self, "witness")
@@ -123,9 +125,9 @@ class Failover(CitizensStack):
             name=name,
             module="witness",
             purpose=f"Probes both members from one availability zone (witness {letter})",
-            timeout=90,
-            # One minute's run may end after the next one has begun
-            concurrency=2,
+            timeout=150,
+            # One minute's run may end after the next two have begun
+            concurrency=3,
             database_user="citizens_witness",
             # Pinned to one zone: its blindness is that zone's
             subnet_ids=[subnet_id],

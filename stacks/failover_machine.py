@@ -1,25 +1,37 @@
 """The failover as one declarative table of states (Amazon States Language, JSONata). Plain data: no CDK here.
 
-`definition` gives the machine, `BUDGETS` the longest that each state can take. The task states take their timeouts and
-retries *from* the budgets, so the two cannot disagree and a prover may add them up.
+`definition` gives the machine, `BUDGETS` the longest that each state may take; `recovery.promise` proves from the
+synthesised definition that they add up to less than the recovery time objective. Loops end by deadlines, in the form
+that `recovery.worst_case` understands. A step that is not done within its budget goes to Overrun: it is tried again,
+and alarmed as soon as the objective can no longer be promised.
 
-Input: {"incident": str, "epoch": int, "witness": str, "started_at": ISO-8601 str}. Every path ends in Record → Notify;
-the outcome is one of `promoted`, `stood_by`, `refused`, `failed`.
+Input: {"incident": str, "epoch": int, "witness": str, "started_at": ISO-8601 str, "since"?: ISO-8601 str, the first
+failed probe, "override"?: {"by": str, "reason": str, "accepts": ["lag" | "fence", …]}}. Every path ends in Record →
+Notify; the outcome is one of `promoted`, `stood_by`, `refused`, `failed`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recovery import promise
+
 State = dict[str, Any]
 
-DECISION_ROUNDS = 420
-FENCE_ROUNDS = 10
-CONFIRM_ROUNDS = 20
-PROMOTION_ROUNDS = 480
+FENCE_SECONDS = 6
+CONFIRM_SECONDS = 6
+# What AWS is granted for a promotion, of which it says "several minutes or longer"
+PROMOTION_SECONDS = 480
+# Tried again so often in a row, so far apart; a refusal of permission, say, does not pass
+OVERRUN_TRIES = 10
+OVERRUN_PAUSE_SECONDS = 2
+OVERRUN_EXTENSION_SECONDS = 30
+GIVE_UP_SECONDS = 1500
 COOLDOWN_SECONDS = 15
 # Below the hour after which a witness takes a lease over: two machines never work on one epoch.
 MACHINE_TIMEOUT_SECONDS = 3000
+TIMELINE_ENTRIES = 100
 
 
 @dataclass(frozen=True)
@@ -37,19 +49,18 @@ class MachineReferences:
     member_groups: Mapping[str, str]
     backup_retention_days: int
     suffix: str
+    grace_seconds: int = 150
+    rto_seconds: int = 900
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The longest one visit of a state takes, and how often it can be visited. All in seconds.
-
-    A task is tried `attempts` times, `timeout` each, `pause` apart; a wait only pauses once.
-    """
+    """The longest that one visit of a state takes, s: a task is tried `attempts` times, `timeout` each, `pause` apart;
+    a wait only pauses once."""
 
     timeout: int = 0
     attempts: int = 1
     pause: int = 0
-    visits: int = 1
 
     @property
     def seconds_a_visit(self) -> int:
@@ -57,68 +68,111 @@ class Budget:
         return self.timeout * self.attempts + self.pause * max(1, self.attempts - 1)
 
 
-# `visits` are limits, not expectations: the arbiter decides long before its rounds are spent, see recovery.arbiter.
+# Before the database is back a step has one attempt, and Overrun tries again: an answer that takes longer than this is
+# an exception (a cold start takes 2 s, a call to AWS well below one), and must not be planned for on every step.
 BUDGETS: Mapping[str, Budget] = {
-    "Observe": Budget(timeout=15, attempts=3, pause=1, visits=DECISION_ROUNDS),
-    "ForceFailover": Budget(timeout=15, attempts=2, pause=1),
-    "Pause": Budget(pause=2, visits=DECISION_ROUNDS),
-    "FindIngress": Budget(timeout=10, attempts=3, pause=1, visits=FENCE_ROUNDS),
-    "RevokeIngress": Budget(timeout=10, attempts=1, visits=FENCE_ROUNDS),
-    "FencePause": Budget(pause=1, visits=FENCE_ROUNDS),
-    "RestartOldPrimary": Budget(timeout=15, attempts=1),
-    "ConfirmFence": Budget(timeout=15, attempts=2, pause=1, visits=CONFIRM_ROUNDS),
-    "ConfirmPause": Budget(pause=1, visits=CONFIRM_ROUNDS),
-    "Promote": Budget(timeout=15, attempts=3, pause=2, visits=PROMOTION_ROUNDS),
-    "AwaitPromotion": Budget(timeout=10, attempts=3, pause=1, visits=PROMOTION_ROUNDS),
-    "PromotionPause": Budget(pause=1, visits=PROMOTION_ROUNDS),
-    "PromoteAgainPause": Budget(pause=1, visits=PROMOTION_ROUNDS),
-    "ProbePromoted": Budget(timeout=15, attempts=2, pause=1, visits=PROMOTION_ROUNDS),
-    "PrepareDatabase": Budget(timeout=15, attempts=1),
-    "OpenLog": Budget(timeout=35, attempts=3, pause=1),
-    "PointSecret": Budget(timeout=35, attempts=3, pause=1),
-    "CutOver": Budget(timeout=35, attempts=3, pause=1),
-    "Verify": Budget(timeout=35, attempts=4, pause=1),
+    "Observe": Budget(timeout=6),
+    "ForceFailover": Budget(timeout=3),
+    "Pause": Budget(pause=2),
+    "FindIngress": Budget(timeout=3),
+    "RevokeIngress": Budget(timeout=3),
+    "FencePause": Budget(pause=1),
+    "RestartOldPrimary": Budget(timeout=3),
+    "ConfirmFence": Budget(timeout=4),
+    "ConfirmPause": Budget(pause=1),
+    "Promote": Budget(timeout=3),
+    "AwaitPromotion": Budget(timeout=3),
+    "PromotionPause": Budget(pause=1),
+    "PromoteAgainPause": Budget(pause=1),
+    "ProbePromoted": Budget(timeout=4),
+    "PrepareDatabase": Budget(timeout=15),
+    "OpenLog": Budget(timeout=5),
+    "PointSecret": Budget(timeout=6),
+    "CutOver": Budget(timeout=4),
+    "Verify": Budget(timeout=6),
+    "RtoAtRisk": Budget(timeout=5),
+    "OverrunPause": Budget(pause=OVERRUN_PAUSE_SECONDS),
     "Record": Budget(timeout=10, attempts=5, pause=2),
     "Notify": Budget(timeout=10, attempts=3, pause=2),
     "Cooldown": Budget(pause=COOLDOWN_SECONDS),
     "ReleaseLease": Budget(timeout=10, attempts=5, pause=2),
 }
+# The steps that Overrun comes back to, each by the state at which it begins anew.
+RESUMED_AT: Mapping[str, str] = {
+    "Observe": "Observe",
+    "FindIngress": "FindIngress",
+    "ConfirmFence": "ConfirmFence",
+    "Promote": "Promote",
+    "AwaitPromotion": "AwaitPromotion",
+    "ProbePromoted": "AwaitPromotion",
+    # It has replicated all that the log needs; should something be missing, it is put in place before the next try
+    "OpenLog": "PrepareDatabase",
+    "PointSecret": "PointSecret",
+    "CutOver": "CutOver",
+    "Verify": "Verify",
+}
 
 
 def definition(references: MachineReferences) -> dict[str, Any]:
     """The whole machine as ASL."""
+    planned = _assembled(references, dict.fromkeys(RESUMED_AT, 0.0))
+    remaining = {
+        step: OVERRUN_PAUSE_SECONDS + promise.remaining(planned, resumed) for step, resumed in RESUMED_AT.items()
+    }
+    return _assembled(references, remaining)
+
+
+def _assembled(references: MachineReferences, remaining: Mapping[str, float]) -> dict[str, Any]:
+    """`remaining` tells for each step how many seconds another try and all after it may take."""
+    states = {
+        **_deciding(references),
+        **_fencing(references),
+        **_promoting(references),
+        **_cutting_over(references),
+        **_overrunning(references),
+        **_ending(references),
+    }
+    states["Overrun"]["Choices"][2]["Condition"] = (
+        f"{{% $atRisk = false and $millis() + $lookup({json.dumps(dict(remaining))}, $step) * 1000 > $recoverBy %}}"
+    )
     return {
         "Comment": "Loses nothing it can keep: decide, fence, promote, cut over, verify, record",
         "QueryLanguage": "JSONata",
-        "StartAt": "Begin",
+        "StartAt": "Accept",
         "TimeoutSeconds": MACHINE_TIMEOUT_SECONDS,
-        "States": {
-            **_deciding(references),
-            **_fencing(references),
-            **_promoting(references),
-            **_cutting_over(references),
-            **_ending(references),
-        },
+        "States": states,
     }
 
 
 def _deciding(references: MachineReferences) -> dict[str, State]:
+    # The arbiter decides when the grace is over; its answer may take as long as its budget
+    decide_by = references.grace_seconds + BUDGETS["Observe"].timeout
     return {
+        "Accept": {
+            "Type": "Pass",
+            "Output": "{% $merge([{'since': $states.input.started_at, 'override': {'accepts': []}}, $states.input]) %}",
+            "Next": "Begin",
+        },
         "Begin": {
             "Type": "Pass",
             "Assign": {
                 "incident": "{% $states.input.incident %}",
                 "epoch": "{% $states.input.epoch %}",
                 "startedAt": "{% $states.input.started_at %}",
+                "since": "{% $states.input.since %}",
+                "override": "{% $states.input.override %}",
                 "groups": dict(references.member_groups),
                 "decision": {"action": "none", "reason": "no decision was taken"},
                 "outcome": "failed",
                 "reason": "",
                 "forced": False,
-                "rounds": 0,
-                "fenceRounds": 0,
-                "confirmRounds": 0,
-                "promotionRounds": 0,
+                "decideBy": f"{{% $toMillis($states.input.since) + {decide_by * 1000} %}}",
+                "recoverBy": f"{{% $toMillis($states.input.since) + {references.rto_seconds * 1000} %}}",
+                "giveUpBy": f"{{% $millis() + {GIVE_UP_SECONDS * 1000} %}}",
+                "step": "Observe",
+                "tries": 0,
+                "trouble": "",
+                "atRisk": False,
                 "ingress": [],
                 "fenced": {"reachable": True, "error": "not probed"},
                 "member": {"status": "unknown", "replica": True},
@@ -135,7 +189,9 @@ def _deciding(references: MachineReferences) -> dict[str, State]:
                 "incident": "{% $incident %}",
                 "epoch": "{% $epoch %}",
                 "started_at": "{% $startedAt %}",
+                "since": "{% $since %}",
                 "forced": "{% $forced %}",
+                "override": "{% $override %}",
             },
             assign={
                 # Before `decision`, which it compares with: an entry only when the action changes
@@ -143,7 +199,6 @@ def _deciding(references: MachineReferences) -> dict[str, State]:
                 "[{'at': $now(), 'event': 'decided: ' & $states.result.Payload.action & ' - ' & "
                 "$states.result.Payload.reason}]) %}",
                 "reason": "{% $states.result.Payload.reason %}",
-                "rounds": "{% $rounds + 1 %}",
                 "decision": "{% $states.result.Payload %}",
             },
             following="Decide",
@@ -151,10 +206,14 @@ def _deciding(references: MachineReferences) -> dict[str, State]:
         "Decide": {
             "Type": "Choice",
             "Choices": [
-                {"Condition": "{% $decision.action = 'promote' %}", "Next": "FindIngress"},
+                {
+                    "Condition": "{% $decision.action = 'promote' %}",
+                    "Assign": {"fenceBy": _from_now(FENCE_SECONDS)},
+                    "Next": "FindIngress",
+                },
                 _finish("{% $decision.action = 'stand_by' %}", "stood_by"),
                 _finish("{% $decision.action = 'refuse' %}", "refused"),
-                _finish(f"{{% $rounds >= {DECISION_ROUNDS} %}}", "failed", "'no decision in time: ' & $reason"),
+                _overrun_by("decideBy", "Observe", "'still no decision: ' & $reason", ("decideBy",)),
                 # A second forced failover soon after the first is abandoned by RDS (event 0034): once is enough
                 {"Condition": "{% $decision.action = 'force' and $forced = false %}", "Next": "ForceFailover"},
             ],
@@ -188,27 +247,28 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
             "FindIngress",
             "arn:aws:states:::aws-sdk:ec2:describeSecurityGroupRules",
             {"Filters": [{"Name": "group-id", "Values": ["{% $lookup($groups, $decision.primary) %}"]}]},
-            assign={
-                "ingress": "{% [$states.result.SecurityGroupRules[IsEgress = false].SecurityGroupRuleId] %}",
-                "fenceRounds": "{% $fenceRounds + 1 %}",
-            },
+            assign={"ingress": "{% [$states.result.SecurityGroupRules[IsEgress = false].SecurityGroupRuleId] %}"},
             following="AnyIngress",
         ),
         "AnyIngress": {
             "Type": "Choice",
             "Choices": [
-                _finish(
-                    f"{{% $count($ingress) > 0 and $fenceRounds >= {FENCE_ROUNDS} %}}",
-                    "refused",
-                    "'fence not shown: the old primary still has ingress rules'",
-                ),
-                {"Condition": "{% $count($ingress) > 0 %}", "Next": "RevokeIngress"},
                 {
-                    "Condition": "{% $decision.primary_status = 'available' %}",
+                    "Condition": "{% $count($ingress) = 0 and $decision.primary_status = 'available' %}",
                     "Next": "RestartOldPrimary",
                 },
+                {
+                    "Condition": "{% $count($ingress) = 0 %}",
+                    "Assign": {"confirmBy": _from_now(CONFIRM_SECONDS)},
+                    "Next": "ConfirmFence",
+                },
+                {
+                    "Condition": _passed("fenceBy"),
+                    "Assign": {"fenced": {"reachable": True, "error": "the old primary still has ingress rules"}},
+                    "Next": "Unfenced",
+                },
             ],
-            "Default": "ConfirmFence",
+            "Default": "RevokeIngress",
         },
         "RevokeIngress": _task(
             "RevokeIngress",
@@ -229,12 +289,18 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
             "arn:aws:states:::aws-sdk:rds:rebootDBInstance",
             {"DbInstanceIdentifier": "{% $decision.primary %}"},
             # A security group does not cut the connections it tracks; a restart does
-            assign={"timeline": _note("'restart of ' & $decision.primary & ' requested'")},
+            assign={
+                "confirmBy": _from_now(CONFIRM_SECONDS),
+                "timeline": _note("'restart of ' & $decision.primary & ' requested'"),
+            },
             following="ConfirmFence",
             catch=[
                 {
                     "ErrorEquals": ["States.ALL"],
-                    "Assign": {"timeline": _note("'restart refused: ' & $states.errorOutput.Error")},
+                    "Assign": {
+                        "confirmBy": _from_now(CONFIRM_SECONDS),
+                        "timeline": _note("'restart refused: ' & $states.errorOutput.Error"),
+                    },
                     "Next": "ConfirmFence",
                 }
             ],
@@ -243,7 +309,7 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
             "ConfirmFence",
             references.probe_arn,
             {"member": "{% $decision.primary %}"},
-            assign={"fenced": "{% $states.result.Payload %}", "confirmRounds": "{% $confirmRounds + 1 %}"},
+            assign={"fenced": "{% $states.result.Payload %}"},
             following="Fenced",
         ),
         "Fenced": {
@@ -251,16 +317,38 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
             "Choices": [
                 {
                     "Condition": "{% $fenced.reachable = false %}",
-                    "Assign": {"timeline": _note("$decision.primary & ' is fenced'")},
+                    "Assign": {
+                        "promoteBy": _from_now(PROMOTION_SECONDS),
+                        "timeline": _note("$decision.primary & ' is fenced'"),
+                    },
                     "Next": "Promote",
                 },
-                _finish(
-                    f"{{% $confirmRounds >= {CONFIRM_ROUNDS} %}}",
-                    "refused",
-                    "'fence not shown: the old primary still answers'",
-                ),
+                {
+                    "Condition": _passed("confirmBy"),
+                    "Assign": {"fenced": {"reachable": True, "error": "the old primary still answers"}},
+                    "Next": "Unfenced",
+                },
             ],
             "Default": "ConfirmPause",
+        },
+        "Unfenced": {
+            "Type": "Choice",
+            "Choices": [
+                {
+                    "Condition": "{% 'fence' in $override.accepts %}",
+                    "Assign": {
+                        "promoteBy": _from_now(PROMOTION_SECONDS),
+                        "timeline": _note("$override.by & ' accepts that ' & $fenced.error & ': ' & $override.reason"),
+                    },
+                    "Next": "Promote",
+                },
+            ],
+            "Default": "RefuseUnfenced",
+        },
+        "RefuseUnfenced": {
+            "Type": "Pass",
+            "Assign": {"outcome": "refused", "reason": "{% 'fence not shown: ' & $fenced.error %}"},
+            "Next": "Record",
         },
         "ConfirmPause": _wait("ConfirmPause", "ConfirmFence"),
     }
@@ -284,9 +372,8 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
                     "ErrorEquals": ["Rds.InvalidDbInstanceStateException", "Rds.InvalidDBInstanceStateException"],
                     "Next": "AwaitPromotion",
                 },
-                _otherwise_failed("Promote"),
+                _overrun("Promote"),
             ],
-            retried=["States.Timeout", "Rds.SdkClientException"],
         ),
         "AwaitPromotion": _task(
             "AwaitPromotion",
@@ -299,22 +386,19 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
                     "$length($string($states.result.DbInstances[0].ReadReplicaSourceDBInstanceIdentifier)) > 0 and "
                     "$states.result.DbInstances[0].ReadReplicaSourceDBInstanceIdentifier != null : false %}",
                 },
-                "promotionRounds": "{% $promotionRounds + 1 %}",
             },
             following="Promoted",
         ),
         "Promoted": {
             "Type": "Choice",
             "Choices": [
-                _finish(
-                    f"{{% $promotionRounds >= {PROMOTION_ROUNDS} %}}",
-                    "failed",
-                    "'the standby was not promoted in time; RDS says ' & $member.status",
-                ),
                 {
                     "Condition": "{% $member.status = 'available' and $member.replica = false %}",
                     "Next": "ProbePromoted",
                 },
+                _overrun_by(
+                    "promoteBy", "AwaitPromotion", "'the standby is not promoted yet; RDS says ' & $member.status"
+                ),
                 # The status stays `available` for seconds after the call, so asking again may be refused, harmlessly
                 {"Condition": "{% $member.status = 'available' %}", "Next": "PromoteAgainPause"},
             ],
@@ -335,8 +419,9 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
                 {
                     "Condition": "{% $promoted.reachable = true and $promoted.in_recovery = false %}",
                     "Assign": {"timeline": _note("$decision.standby & ' is promoted'")},
-                    "Next": "PrepareDatabase",
-                }
+                    "Next": "OpenLog",
+                },
+                _overrun_by("promoteBy", "ProbePromoted", "'the promoted standby takes no writes yet'"),
             ],
             "Default": "PromotionPause",
         },
@@ -345,7 +430,6 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
 
 def _cutting_over(references: MachineReferences) -> dict[str, State]:
     return {
-        # It has replicated all that the functions need; should something be missing, OpenLog says what
         "PrepareDatabase": _task(
             "PrepareDatabase",
             "arn:aws:states:::lambda:invoke",
@@ -404,6 +488,52 @@ def _cutting_over(references: MachineReferences) -> dict[str, State]:
             },
             following="Record",
         ),
+    }
+
+
+def _overrunning(references: MachineReferences) -> dict[str, State]:
+    """What happens to a step that is not done within its budget: it is tried again, and people are told in time."""
+    given_up = {"outcome": "failed", "reason": "{% $trouble %}"}
+    *others, last = RESUMED_AT
+    return {
+        "Overrun": {
+            "Type": "Choice",
+            "Choices": [
+                {"Condition": _passed("giveUpBy"), "Assign": given_up, "Next": "Record"},
+                {"Condition": f"{{% $tries >= {OVERRUN_TRIES} %}}", "Assign": given_up, "Next": "Record"},
+                {"Condition": "", "Assign": {"atRisk": True}, "Next": "RtoAtRisk"},
+            ],
+            "Default": "OverrunPause",
+        },
+        "RtoAtRisk": _task(
+            "RtoAtRisk",
+            "arn:aws:states:::sns:publish",
+            {
+                "TopicArn": references.topic_arn,
+                "Subject": f"Citizens database {references.suffix}: RTO at risk",
+                "Message": "{% $string({'incident': $incident, 'epoch': $epoch, 'step': $step, 'trouble': $trouble, "
+                "'seconds_left': $round(($recoverBy - $millis()) / 1000), 'timeline': $timeline}) %}",
+            },
+            assign={"timeline": _note("'RTO at risk, told: ' & $trouble")},
+            following="OverrunPause",
+            catch=[{"ErrorEquals": ["States.ALL"], "Next": "OverrunPause"}],
+        ),
+        "OverrunPause": _wait("OverrunPause", "Resume"),
+        "Resume": {
+            "Type": "Choice",
+            "Choices": [
+                {
+                    "Condition": f"{{% $step = '{step}' %}}",
+                    # Its loop is granted more time than it had
+                    "Assign": {
+                        name: _from_now(OVERRUN_EXTENSION_SECONDS) for name in ("fenceBy", "confirmBy", "promoteBy")
+                    },
+                    "Next": RESUMED_AT[step],
+                }
+                for step in others
+            ],
+            "Default": RESUMED_AT[last],
+        },
     }
 
 
@@ -487,24 +617,47 @@ def _note(expression: str) -> str:
     return f"{{% $append($timeline, [{{'at': $now(), 'event': {expression}}}]) %}}"
 
 
-def _finish(condition: str, outcome: str, reason: str | None = None) -> State:
-    """A choice that ends the machine with an outcome; the reason stays the decision's unless one is given."""
-    assign = {"outcome": outcome}
-    if reason is not None:
-        assign["reason"] = f"{{% {reason} %}}"
-    return {"Condition": condition, "Assign": assign, "Next": "Record"}
+def _finish(condition: str, outcome: str) -> State:
+    """A choice that ends the machine with an outcome, for the decision's reason."""
+    return {"Condition": condition, "Assign": {"outcome": outcome}, "Next": "Record"}
 
 
-def _otherwise_failed(name: str) -> State:
+def _overrun(name: str) -> State:
+    """A step that failed or took longer than its budget; noted the first time in a row."""
     return {
         "ErrorEquals": ["States.ALL"],
         "Assign": {
-            "outcome": "failed",
-            "reason": f"{{% '{name}: ' & $states.errorOutput.Error & ': ' & $string($states.errorOutput.Cause) %}}",
-            "timeline": _note(f"'{name} failed: ' & $states.errorOutput.Error"),
+            "step": name,
+            "tries": "{% $tries + 1 %}",
+            "trouble": f"{{% '{name}: ' & $states.errorOutput.Error & ': ' & "
+            "$substring($string($states.errorOutput.Cause), 0, 500) %}",
+            "timeline": f"{{% $tries > 0 or $count($timeline) >= {TIMELINE_ENTRIES} ? $timeline : "
+            f"$append($timeline, [{{'at': $now(), 'event': '{name} failed: ' & $states.errorOutput.Error}}]) %}}",
         },
-        "Next": "Record",
+        "Next": "Overrun",
     }
+
+
+def _overrun_by(deadline: str, step: str, trouble: str, extended: Sequence[str] = ()) -> State:
+    """A choice for a loop whose deadline has passed without what it waits for."""
+    return {
+        "Condition": _passed(deadline),
+        "Assign": {
+            "step": step,
+            "trouble": f"{{% {trouble} %}}",
+            **{name: _from_now(OVERRUN_EXTENSION_SECONDS) for name in extended},
+        },
+        "Next": "Overrun",
+    }
+
+
+def _passed(deadline: str) -> str:
+    """The condition that `recovery.worst_case` knows as a deadline's."""
+    return f"{{% $millis() >= ${deadline} %}}"
+
+
+def _from_now(seconds: int) -> str:
+    return f"{{% $millis() + {seconds * 1000} %}}"
 
 
 def _task(
@@ -524,11 +677,12 @@ def _task(
         "Resource": resource,
         "Arguments": dict(arguments),
         "TimeoutSeconds": budget.timeout,
-        "Catch": list(catch or [_otherwise_failed(name)]),
+        "Catch": list(catch or [_overrun(name)]),
         "Next": following,
     }
-    if assign:
-        state["Assign"] = dict(assign)
+    # The tries that Overrun counts are those in a row
+    if assigned := {**({"tries": 0} if name in RESUMED_AT else {}), **(assign or {})}:
+        state["Assign"] = assigned
     if budget.attempts > 1:
         state["Retry"] = [
             {

@@ -50,7 +50,7 @@ UNUSED: Sequence[Unused] = (
             "Lambda refuses a dead-letter queue that the role may not send to; the function is invoked synchronously",
             "AWS Lambda API reference, DeadLetterConfig",
         )
-        for function in ("arbiter", "probe", "open-log", "cutover", "verify", "rotation")
+        for function in ("arbiter", "probe", "open-log", "cutover", "verify")
     ),
     Unused(
         "citizens-*-schedule",

@@ -18,6 +18,7 @@ from pathlib import Path
 from recovery.connection import Session
 from recovery.heartbeat import lsn_number, lsn_text
 from recovery.transaction_log import segment, source
+from recovery.transaction_log.rows import TEXT_FORM
 from recovery.transaction_log.segment import CHANGES, GAP, OPENED, PENDING, Header, Segment
 
 BATCH_CHANGES = 1_000_000
@@ -102,7 +103,7 @@ class Archive:
                 f"{self._session.endpoint} is in recovery, so it is not the primary; the next run asks again."
             )
         # JIT would compile every batch's plan; a notice would stand in the middle of the stream.
-        self._session.run("SET jit = off; SET client_min_messages = error", STATEMENT_SECONDS)
+        self._session.run(f"{TEXT_FORM}; SET jit = off; SET client_min_messages = error", STATEMENT_SECONDS)
         source.require_publication(self._session, STATEMENT_SECONDS)
         self._folder.mkdir(parents=True, exist_ok=True)
         for partial in self._folder.glob(".*.partial"):

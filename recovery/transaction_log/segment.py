@@ -28,6 +28,7 @@ MAGIC = b"citizens-log 2\n"
 SUFFIX = ".segment"
 HEAD = "head.json"
 PENDING = "gap-pending.json"
+BRANCH = "branch.json"
 LOCK = ".lock"
 SCRATCH = ".new.partial"
 CHANGES, OPENED, GAP = "changes", "opened", "gap"
@@ -217,16 +218,23 @@ def read(path: Path) -> Segment:
         digest = file.read()
         if len(digest) < _DIGEST or sha.digest() != digest:
             raise SegmentCorrupt(f"{path} does not match its SHA-256: it was torn or changed after it was written.")
-        try:
-            file.seek(size - _DIGEST - _LENGTH.size)
-            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-            file.seek(size - _DIGEST - _LENGTH.size - length)
-            header = Header(**json.loads(file.read(length)))
-        except (OSError, ValueError, TypeError, struct.error) as error:
-            raise SegmentCorrupt(f"{path} has a right SHA-256 but no header that can be read: {error}.") from error
+    header = read_header(path)
     if path.name != name(header):
         raise SegmentCorrupt(f"{path} is not named after its positions, which would be {name(header)}.")
     return Segment(path, header, digest.hex())
+
+
+def read_header(path: Path) -> Header:
+    """What a segment says of itself, unproved; SegmentCorrupt when that cannot be read."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            file.seek(size - _DIGEST - _LENGTH.size)
+            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+            file.seek(size - _DIGEST - _LENGTH.size - length)
+            return Header(**json.loads(file.read(length)))
+    except (OSError, ValueError, TypeError, struct.error) as error:
+        raise SegmentCorrupt(f"{path} has no header that can be read: {error}.") from error
 
 
 def blocks(path: Path) -> Iterator[bytes]:
@@ -242,6 +250,14 @@ def messages(segment: Segment) -> Iterator[bytes]:
     """The messages of pgoutput a segment holds, one after another; SegmentCorrupt when they cannot be read."""
     try:
         yield from copy_stream.messages(blocks(segment.path))
+    except (ValueError, struct.error, zlib.error) as error:
+        raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
+
+
+def message_lists(segment: Segment) -> Iterator[list[bytes]]:
+    """The same messages, many at a time."""
+    try:
+        yield from copy_stream.message_lists(blocks(segment.path))
     except (ValueError, struct.error, zlib.error) as error:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 

@@ -14,12 +14,12 @@ from typing import Any
 from recovery.clock import iso
 from recovery.heartbeat import lsn_text
 from recovery.transaction_log import segment
-from recovery.transaction_log.segment import GAP, HEAD, LOCK, OPENED, PENDING, Segment, SegmentCorrupt
+from recovery.transaction_log.segment import BRANCH, GAP, HEAD, LOCK, OPENED, PENDING, Segment, SegmentCorrupt
 
 OK, WARNING, FAILURE = "OK", "WARNING", "FAILURE"
 EXIT_CODES = {OK: 0, WARNING: 1, FAILURE: 2}
 _EPOCH = re.compile(r"epoch-([1-9][0-9]*)")
-_OURS = re.compile(rf"{re.escape(LOCK)}|{re.escape(HEAD)}|{re.escape(PENDING)}|\..*\.partial")
+_OURS = re.compile(rf"{re.escape(LOCK)}|{re.escape(HEAD)}|{re.escape(PENDING)}|{re.escape(BRANCH)}|\..*\.partial")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from functions import arbiter, archive, clients, cutover, environment, open_log,
 from functions.environment import EnvironmentIncomplete
 from recovery import observation, roles, secret
 from recovery.clock import iso
+from recovery.incident import take_lease
 from recovery.table import RecoveryTable
 from recovery.transaction_log import segment
 from recovery.transaction_log.source import NotPrepared
@@ -43,10 +45,15 @@ def test_the_witness_probes_and_says_how_it_went(deployed: Pair, table: Recovery
     assert witness.handler({}, Context(seconds=5))["probes"] == 1
 
 
-def test_the_arbiter_decides_from_what_the_witnesses_saw(deployed: Pair) -> None:
+def test_the_arbiter_decides_from_what_the_witnesses_saw(deployed: Pair, table: RecoveryTable) -> None:
     witness.handler({}, Context(seconds=5))
     event = {"incident": "20270115T080000Z-abcd", "epoch": 1, "started_at": iso(time.time())}
+    assert "nobody holds it" in arbiter.handler(event, Context())["reason"]
+    lease = take_lease(table, 1, "a", time.time())
+    assert lease is not None
+    event["incident"] = lease.incident
     decision = arbiter.handler(event, Context())
+    assert "takes writes from every fresh witness" in decision["reason"]
     assert (decision["action"], decision["primary"], decision["standby"]) == ("stand_by", PRIMARY, STANDBY)
     assert decision["primary_status"] == "absent"
     json.dumps(decision)
@@ -147,6 +154,39 @@ def test_secrets_manager_can_rotate(deployed: Pair, secrets_manager: SecretsMana
         deployed.open(password=after.credentials.password).close()
     finally:
         deployed.fleet.modify(PRIMARY, master_password=PASSWORD)
+
+
+def test_the_schedule_learns_how_old_the_password_is(
+    deployed: Pair, secrets_manager: SecretsManagerClient, token: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def days(at: datetime) -> float:
+        capsys.readouterr()
+        rotation.handler({"Step": "prepareDatabase", "time": at.isoformat()}, Context())
+        (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert line["event"] == "password age"
+        return float(line["days"])
+
+    now = datetime.now(UTC)
+    assert abs(days(now)) < 0.01
+    assert days(now + timedelta(days=31.5)) == pytest.approx(31.5, abs=0.01)
+    # A cut-over makes a new version with the same password, which makes it no younger.
+    made = secrets_manager.describe_secret(SecretId="citizens/database")["CreatedDate"]
+    value = secrets_manager.get_secret_value(SecretId="citizens/database")["SecretString"]
+    secrets_manager.put_secret_value(SecretId="citizens/database", SecretString=value, ClientRequestToken=token)
+    assert days(made + timedelta(days=2)) == 2
+
+
+def test_a_step_of_a_rotation_that_failed_is_told_apart_from_other_work_that_did(
+    deployed: Pair, secrets_manager: SecretsManagerClient, token: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secrets_manager.delete_secret(SecretId="citizens/database", ForceDeleteWithoutRecovery=True)
+    rotating = {"SecretId": "citizens/database", "ClientRequestToken": token, "Step": "createSecret"}
+    for event, told in ((rotating, "rotation step failed"), ({"Step": "prepareDatabase"}, "step failed")):
+        capsys.readouterr()
+        with pytest.raises(secret.SecretMissing):
+            rotation.handler(event, Context())
+        (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert line["event"] == told
 
 
 def test_a_missing_or_malformed_variable_is_named(deployed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,13 @@ import base64
 import json
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from recovery import incident, scram, secret
+from recovery import incident, rotation, scram, secret
 from recovery.connection import Credentials, Database, Refused, Session
 from recovery.master import NoPasswordWorks
 from recovery.rotation import Rotation, RotationRefused
@@ -133,6 +134,45 @@ def test_four_steps_change_the_password_and_nothing_else(
         members.open()
     versions = secrets_manager.describe_secret(SecretId=SECRET)["VersionIdsToStages"]
     assert not any("AWSPENDING" in stages for stages in versions.values())
+
+
+def test_the_test_waits_for_the_new_password_at_the_standby(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient, token: str
+) -> None:
+    step("createSecret")
+    with members.open(members.standby) as standby:
+        standby.run("SELECT pg_wal_replay_pause()", 5)
+        step("setSecret")
+        wanted = json.loads(secrets_manager.get_secret_value(SecretId=SECRET, VersionId=token)["SecretString"])
+        members.open(password=wanted["password"]).close()
+        with ThreadPoolExecutor(1) as testing:
+            tested = testing.submit(step, "testSecret")
+            try:
+                assert not wait([tested], timeout=2.0).done
+                with pytest.raises(Refused):
+                    members.open(members.standby, password=wanted["password"])
+            finally:
+                standby.run("SELECT pg_wal_replay_resume()", 5)
+            tested.result(15)
+    members.open(members.standby, password=wanted["password"]).close()
+    with pytest.raises(Refused):
+        members.open(members.standby)
+
+
+def test_a_standby_that_never_learns_the_new_password_fails_the_test_with_a_sentence(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "REPLICATION_SECONDS", 0.3)
+    step("createSecret")
+    with members.open(members.standby) as standby:
+        standby.run("SELECT pg_wal_replay_pause()", 5)
+        try:
+            step("setSecret")
+            with pytest.raises(RotationRefused, match="does not accept the new password"):
+                step("testSecret")
+        finally:
+            standby.run("SELECT pg_wal_replay_resume()", 5)
+    assert current(secrets_manager)["password"] == PASSWORD
 
 
 def test_every_step_may_be_repeated(step: Step, members: Pair, secrets_manager: SecretsManagerClient) -> None:

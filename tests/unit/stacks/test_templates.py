@@ -28,7 +28,13 @@ WITHOUT_TAGS = {
     *("AWS::ApplicationAutoScaling::ScalingPolicy", "AWS::Backup::BackupSelection", "AWS::CloudWatch::Dashboard"),
     *("AWS::EC2::SecurityGroupEgress", "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SubnetRouteTableAssociation"),
     *("AWS::EFS::MountTarget", "AWS::IAM::ManagedPolicy", "AWS::KMS::Alias", "AWS::Lambda::Permission"),
-    *("AWS::Lambda::EventInvokeConfig", "AWS::SNS::Subscription", "AWS::SNS::TopicPolicy", "AWS::SQS::QueuePolicy"),
+    *(
+        "AWS::Lambda::EventInvokeConfig",
+        "AWS::Logs::MetricFilter",
+        "AWS::SNS::Subscription",
+        "AWS::SNS::TopicPolicy",
+        "AWS::SQS::QueuePolicy",
+    ),
     *("AWS::Scheduler::Schedule", "AWS::SecretsManager::RotationSchedule"),
     *("AWS::SecretsManager::SecretTargetAttachment",),
 }
