@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.log_under_load import log_under_load
 from benchmarks.result import Result, median_of
 from benchmarks.roll_forward import roll_forward_race
 from benchmarks.transaction_log import transaction_log
@@ -97,6 +98,7 @@ BENCHMARKS: Mapping[str, Callable[[int, Mapping[str, str]], dict[str, Result]]] 
     "rotation": rotation,
     "transaction-log": transaction_log,
     "verification": verification,
+    "log-under-load": log_under_load,
     "roll-forward": roll_forward_race,
 }
 
