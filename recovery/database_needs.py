@@ -52,6 +52,8 @@ NAMES: Mapping[str, Need] = {
         ),
         Need(Grant.ANYONE),
     ),
+    # Of a sequence, whoever may read it
+    "pg_sequence_last_value": Need(Grant.OWNER),
     # Functions of a slot
     **dict.fromkeys(
         (
