@@ -148,7 +148,7 @@ class TransactionLog(CitizensStack):
                 name="roll-forward",
                 module="roll_forward",
                 purpose="Applies to a promoted member what the transaction log holds beyond it",
-                timeout=45,
+                timeout=9,
                 # It takes a batch apart while the database applies the one before
                 memory=PROCESSOR_MIB,
                 environment={**self._members, "LOG_PATH": LOG_PATH},

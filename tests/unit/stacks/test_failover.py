@@ -390,7 +390,7 @@ def test_a_promotion_that_takes_longer_than_was_granted_is_awaited() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "RollForward", "PointSecret", "Verify"]
+    "state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "PointSecret", "Verify"]
 )
 def test_every_failure_is_recorded_told_and_shown_as_a_failed_run(state: str) -> None:
     world = World(**{state: Refused("States.TaskFailed")})
@@ -400,6 +400,14 @@ def test_every_failure_is_recorded_told_and_shown_as_a_failed_run(state: str) ->
     assert visited[visited.index("Record") :] == [
         *("Record", "Notify", "Recovered", "Cooldown", "ReleaseLease", "End", "Failed"),
     ]
+
+
+@pytest.mark.parametrize("error", ["States.Timeout", "States.TaskFailed"])
+def test_what_cannot_be_rolled_forward_is_told_and_does_not_keep_the_citizens_waiting(error: str) -> None:
+    visited, variables = World(RollForward=Refused(error)).run()
+    assert variables["outcome"] == "promoted"
+    assert variables["account"] == {"trouble": f"not rolled forward: {error}"}
+    assert visited[visited.index("RollForward") + 1] == "PointSecret"
 
 
 @pytest.mark.parametrize("state", ["Record", "Notify", "ReleaseLease"])
