@@ -117,7 +117,7 @@ def _fall_behind(site: Site) -> str:
 
 
 def _cut_replication(site: Site) -> str:
-    """The standby gets nothing any more, and its slot is gone so that it cannot come back; the Multi-AZ copy goes on."""
+    """The standby gets nothing any more: its slot is gone, so it cannot come back. The Multi-AZ copy goes on."""
     with Application(site.account, site.outputs).connect() as primary:
         ((slot,),) = primary.execute(
             "SELECT slot_name FROM pg_replication_slots JOIN pg_stat_replication ON pid = active_pid "
