@@ -390,7 +390,7 @@ def test_a_promotion_that_takes_longer_than_was_granted_is_awaited() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "RollForward", "PointSecret", "Verify"]
+    "state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "PointSecret", "Verify"]
 )
 def test_every_failure_is_recorded_told_and_shown_as_a_failed_run(state: str) -> None:
     world = World(**{state: Refused("States.TaskFailed")})
