@@ -102,10 +102,10 @@ class Bench:
             self.session = self.open()
         self.session.run("SELECT pg_create_logical_replication_slot('origin', 'pgoutput')", SECONDS)
 
-    def load_pgbench(self) -> None:
+    def load_pgbench(self, transactions: int = PGBENCH_TRANSACTIONS) -> None:
         self.host.run("pgbench", "-i", "-q", "-s", str(PGBENCH_SCALE), *self.address, "postgres")
         self.begin()
-        clients = ("-n", "-c", "4", "-j", "2", "-t", str(PGBENCH_TRANSACTIONS // 4))
+        clients = ("-n", "-c", "4", "-j", "2", "-t", str(transactions // 4))
         self.host.run("pgbench", *clients, *self.address, "postgres")
 
     def load_copies(self) -> None:

@@ -40,16 +40,19 @@ class Primary:
         self.members = members
         self.folder = folder
         self.session = members.open()
+        # Another one, for the archive sets its session up for itself
+        self.keeper = members.open()
 
     def copy(self) -> None:
         """Make the copy, and begin the log."""
         self.session.run("SELECT 1", 5)
         self.session.close()
+        self.keeper.close()
         with self._admin() as admin:
             admin.run(f"DROP DATABASE IF EXISTS {COPY}", 20)
             admin.run(f"CREATE DATABASE {COPY} TEMPLATE citizens STRATEGY file_copy", 20)
-        self.session = self.members.open()
-        self.archive = ready(self.session, self.folder)
+        self.session, self.keeper = self.members.open(), self.members.open()
+        self.archive = ready(self.keeper, self.folder)
 
     def _admin(self) -> Session:
         database = Database("postgres", verify_full(str(self.members.bundle)))
@@ -108,6 +111,7 @@ def primary(members: Pair, tmp_path: Path) -> Iterator[Primary]:
     made = Primary(members, tmp_path)
     yield made
     made.session.close()
+    made.keeper.close()
     with made._admin() as admin:
         admin.run(f"DROP DATABASE IF EXISTS {COPY}", 20)
         for role in ("clerk", "registrar"):
