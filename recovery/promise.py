@@ -90,7 +90,8 @@ def prove(
     if log.worst_case_seconds > lag_limit:
         raise ObjectiveMissed(
             f"The log may be {log.worst_case_seconds:g} s behind, more than {lag_limit:g} s: a pause of "
-            f"{log.pause:g} s, {log.period - log.work:g} s between two runs, {log.start:g} s to start, a batch of {log.batch:g} s."
+            f"{log.pause:g} s, {log.period - log.work:g} s between two runs, {log.start:g} s to start, a batch of "
+            f"{log.batch:g} s."
         )
     ends = worst_case.longest(definition, to="End", first_failure=detection.first_failure_seconds).seconds
     limit = float(definition.get("TimeoutSeconds", 0))
