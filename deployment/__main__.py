@@ -4,13 +4,15 @@ program that reads the environment."""
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -21,6 +23,8 @@ from deployment.configuration import configured
 from deployment.destruction import Destruction, confirm
 from deployment.lint import check_templates
 from deployment.problem import Problem
+from deployment.restoration import Restoration, Target
+from recovery import clock
 from stacks.promised import promised
 from stacks.settings import Settings, SettingsError
 
@@ -36,6 +40,10 @@ class Command:
     default_branch: str = "main"
     as_json: bool = False
     yes_destroy: str | None = None
+    since: str | None = None
+    before: str | None = None
+    before_transaction: str | None = None
+    to_time: str | None = None
 
     def target(self) -> Mapping[str, str]:
         """The environment of the place to deploy to."""
@@ -113,6 +121,55 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def show_log(command: Command) -> None:
+    """List the transactions of the log between two times, for a person who looks for the one that did harm."""
+    since, before = (_time(text) for text in (command.since, command.before))
+    found, more = Restoration(Account(command.target()), command.suffix, _say).transactions(since, before)
+    if command.as_json:
+        print(json.dumps({"transactions": found, "more": more}, indent=2, ensure_ascii=False))
+        return
+    _show_transactions(found, more)
+
+
+def restore(command: Command) -> None:
+    """Restore beside the members to just before a transaction, or to a time, and list what the log holds after it."""
+    if bool(command.before_transaction) == bool(command.to_time):
+        raise Problem("Say where to stop: --before-transaction EPOCH:X/Y, as `log` shows it, or --to-time.")
+    until = _time(command.to_time)
+    target = Target(command.before_transaction, None if until is None else clock.seconds(until))
+    announce = _say if not command.as_json else _say_aside
+    outcome = Restoration(Account(command.target()), command.suffix, announce).run(target)
+    if command.as_json:
+        print(json.dumps(outcome.as_json(), indent=2, ensure_ascii=False))
+        return
+    print(
+        f"{outcome.identifier} holds everything {target}: restored to {outcome.restored_to}, then "
+        f"{outcome.account['transactions']} transactions of the log\n"
+        f"It answers at {outcome.endpoint}; members and clients are as they were. The log holds after it:"
+    )
+    _show_transactions(outcome.after, outcome.more)
+
+
+def _show_transactions(found: Sequence[Mapping[str, Any]], more: bool) -> None:
+    for each in found:
+        print(each["text"])
+    print(f"{len(found)} transactions{', and more: narrow the times' if more else ''}")
+
+
+def _time(text: str | None) -> str | None:
+    """A time from the command line as ISO 8601 in UTC; Problem when it is none."""
+    if text is None:
+        return None
+    try:
+        return clock.iso(clock.seconds(text if text.endswith("Z") or "+" in text else f"{text}Z"))
+    except ValueError:
+        raise Problem(f"{text!r} is not a time; write it in UTC, as 2026-11-22T10:20:30.") from None
+
+
+def _say_aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def provide_secret(command: Command) -> None:
     """Make the secret that the environment of a branch needs before its first deploy."""
     name = settings(command).secret_name
@@ -164,6 +221,8 @@ COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "preflight": check,
     "deploy": deploy,
     "destroy": destroy,
+    "log": show_log,
+    "restore": restore,
     "provide-secret": provide_secret,
     "destroy-branch": destroy_branch,
     "abandoned": abandoned,
@@ -179,9 +238,15 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--suffix", default="", help="environment suffix, part of every resource's name")
     parser.add_argument("--local", action="store_true", help="deploy into the local cloud instead of AWS")
     parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
-    parser.add_argument("--json", action="store_true", help="preflight: print JSON instead of a table")
+    parser.add_argument("--json", action="store_true", help="preflight, log, restore: print JSON")
     parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
     parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
+    parser.add_argument("--since", metavar="TIME", help="log: transactions from this time on (UTC)")
+    parser.add_argument("--before", metavar="TIME", help="log: transactions before this time (UTC)")
+    parser.add_argument(
+        "--before-transaction", metavar="EPOCH:X/Y", help="restore: stop before the one committed there"
+    )
+    parser.add_argument("--to-time", metavar="TIME", help="restore: stop at this time (UTC)")
     chosen = parser.parse_args(arguments)
     command = Command(
         suffix=chosen.suffix,
@@ -191,6 +256,10 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         default_branch=chosen.default_branch,
         as_json=chosen.json,
         yes_destroy=chosen.yes_destroy,
+        since=chosen.since,
+        before=chosen.before,
+        before_transaction=chosen.before_transaction,
+        to_time=chosen.to_time,
     )
     try:
         COMMANDS[chosen.command](command)

@@ -81,7 +81,7 @@ class Drill:
             measurement = self._rehearse(account, flat)
             delays = self._control(cdk.environment, "delays")
             with self._phase("destroy"):
-                cdk.destroy()
+                self._destroy(cdk, account)
                 outputs.forget(self.suffix)
             left = tuple(remains.of(account, self.suffix))
             self.timeline.add("drill", f"destroyed in {self.phases['destroy']:.1f} s, {len(left) or 'nothing'} left")
@@ -104,6 +104,9 @@ class Drill:
             commit=commit_of(ROOT),
             template_sha256=template_sha256,
         )
+
+    def _destroy(self, cdk: Cdk, account: Account) -> None:  # noqa: ARG002 - for drills that leave more than a stack
+        cdk.destroy()
 
     def _prepare(self, log: Path) -> Cdk:
         """Start the local cloud and synthesise, side by side."""
@@ -140,6 +143,7 @@ class Drill:
             with self._phase("recover"):
                 self.timeline.add("client", f"{len(ledger.attempts)} transactions so far, all through the writer URI")
                 failed_at = time.time()
+                assert self.scenario.cause is not None, "a client does the harm: another kind of drill"
                 self.timeline.add("drill", self.scenario.cause(site), failed_at)
                 if self.scenario.ends == "refused":
                     self._await_end(watch, failed_at)

@@ -55,11 +55,12 @@ class Scenario:
     `ends`: what must come of it, which is checked; a promotion that was not needed is a failure too. `outage`: whether
     clients must notice (True), must not (False), or may (None). `settings`: environment variables of the settings that
     the system is deployed with. `beforehand` sets the scene under load, before the failure.
+    `cause` is None where a client does the harm, which the drill then is.
     """
 
     name: str
     description: str
-    cause: Cause
+    cause: Cause | None
     ends: End
     outage: bool | None = True
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -300,6 +301,13 @@ SCENARIOS: Mapping[str, Scenario] = {
             _LOSE,
             "promoted",
             beforehand=_stop_archive,
+        ),
+        Scenario(
+            "table-dropped",
+            "Someone drops a table, and clients go on. A restore to just before it, beside the members, has the table.",
+            None,
+            "untouched",
+            outage=False,
         ),
     )
 }

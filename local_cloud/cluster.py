@@ -21,6 +21,8 @@ ADMINISTRATOR = "rdsadmin"
 REPLICATOR = "rdsrepladmin"
 INTERNAL_ROLES = (ADMINISTRATOR, REPLICATOR)
 START_TIMEOUT_SECONDS = 60.0
+# Replaying what was archived since a base backup.
+RECOVERY_TIMEOUT_SECONDS = 600.0
 STOP_TIMEOUT_SECONDS = 5.0
 HALT_TIMEOUT_SECONDS = 3.0
 SLOT_RELEASE_SECONDS = 5.0
@@ -147,6 +149,45 @@ class Cluster:
             raise ClusterError(str(error)) from error
         self._host.write(self.data / "standby.signal", "")
 
+    def back_up(self, folder: Path) -> None:
+        """Write a base backup of this running cluster into `folder`, with all the WAL it needs. Raises ClusterError."""
+        try:
+            self._host.run(
+                "pg_basebackup",
+                *("-h", str(self._host.sockets), "-p", str(self._number), "-U", REPLICATOR, "-w"),
+                *("-D", str(folder), "-X", "stream", "--checkpoint=fast", "--no-sync", "--no-manifest"),
+            )
+        except HostError as error:
+            raise ClusterError(str(error)) from error
+
+    def copy_backup(self, data: Path) -> None:
+        """Make the data folder from a base backup."""
+        self._host.make_directory(self.directory)
+        self._host.run("/bin/cp", "-R", str(data), str(self.data))
+
+    def recover(self, settings: Mapping[str, str], recovery: Mapping[str, str]) -> None:
+        """Recover a base backup with archived WAL as the `recovery` settings say, then start as a primary."""
+        self._host.write(self.data / "recovery.signal", "")
+        # Nobody may look before the end; and settings of the source's need not be met then (`max_connections` ...).
+        self.configure({**settings, **recovery, "hot_standby": "off", "recovery_target_action": "promote"})
+        self.start(RECOVERY_TIMEOUT_SECONDS)
+        self.stop()
+        self.configure(settings)
+        self.start()
+
+    def close_segment(self) -> str:
+        """Commit something, close the WAL segment it is in, and return that segment's name."""
+        self.execute("SELECT pg_current_xact_id()")
+        # Inserted, not yet flushed: PostgreSQL waits for no commit that changed nothing. The switch flushes it.
+        rows = self.query("SELECT pg_walfile_name(pg_current_wal_insert_lsn() - 1::numeric)")
+        self.execute("SELECT pg_switch_wal()")
+        return str(rows[0][0])
+
+    def unarchived_segments(self) -> tuple[Path, ...]:
+        """The WAL files of a stopped cluster that its archiver had not come to."""
+        ready = (self.data / "pg_wal" / "archive_status").glob("*.ready")
+        return tuple(sorted(self.data / "pg_wal" / mark.stem for mark in ready))
+
     def configure(self, settings: Mapping[str, str]) -> None:
         """Write the configuration; a running cluster reloads it, what needs a restart waits for one."""
         if not self.data.exists():
@@ -164,7 +205,7 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGHUP)
 
-    def start(self) -> None:
+    def start(self, patience: float = START_TIMEOUT_SECONDS) -> None:
         """Start the server and wait until it accepts connections. Raises ClusterError when it does not."""
         if self.is_running:
             return
@@ -181,7 +222,7 @@ class Cluster:
             target=self._watch, args=(process,), name=f"watch-{self.directory.name}", daemon=True
         )
         watcher.start()
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        deadline = time.monotonic() + patience
         while not self._accepts_connections(process.pid):
             if process.returncode is not None or time.monotonic() > deadline:
                 self.kill()

@@ -27,10 +27,13 @@ LANES: Sequence[Sequence[str]] = (
     ("citizens-close-default-group", "citizens-probe", "citizens-arbiter", "citizens-failover"),
     (
         "citizens-open-log",
+        "citizens-roll-forward",
         "citizens-verify",
         "citizens-cutover",
         "citizens-rotation",
         "citizens-rotation-schedule",
+        "citizens-log-care",
+        "citizens-log-care-schedule",
     ),
     (
         *(f"citizens-{name}-schedule" for name in FUNCTIONS_OF_SCHEDULES),

@@ -36,12 +36,16 @@ TIMELINE_ENTRIES = 100
 
 @dataclass(frozen=True)
 class MachineReferences:
-    """What the machine refers to: ARNs (or CDK tokens of them), names, and each member's own security group."""
+    """What the machine refers to: ARNs (or CDK tokens of them), names, and each member's own security group.
+
+    `open_log_arn` and `roll_forward_arn` are None when no transaction log is kept: the machine has no such steps then.
+    """
 
     arbiter_arn: str
     probe_arn: str
     rotation_arn: str
-    open_log_arn: str
+    open_log_arn: str | None
+    roll_forward_arn: str | None
     cutover_arn: str
     verify_arn: str
     topic_arn: str
@@ -87,6 +91,8 @@ BUDGETS: Mapping[str, Budget] = {
     "ProbePromoted": Budget(timeout=4),
     "PrepareDatabase": Budget(timeout=15),
     "OpenLog": Budget(timeout=5),
+    # What the standby lacked: 100,000 transactions take it a few seconds, and it goes on where it was cut off
+    "RollForward": Budget(timeout=45),
     "PointSecret": Budget(timeout=6),
     "CutOver": Budget(timeout=4),
     "Verify": Budget(timeout=6),
@@ -122,16 +128,19 @@ EXTENDED: Mapping[str, str] = {
 
 def definition(references: MachineReferences) -> dict[str, Any]:
     """The whole machine as ASL."""
-    planned = _assembled(references, dict.fromkeys(RESUMED_AT, 0.0))
+    planned = _assembled(references, dict.fromkeys(_resumed_at(references), 0.0))
     return _assembled(references, remaining(planned))
 
 
 def remaining(machine: Mapping[str, Any]) -> dict[str, float]:
     """How many seconds another try of each step, and all that follows it, may take from its failure on."""
-    seconds = {step: promise.remaining(machine, resumed) for step, resumed in RESUMED_AT.items()}
+    states = machine["States"]
+    seconds = {step: promise.remaining(machine, at) for step, at in RESUMED_AT.items() if step in states}
     # A poll that failed does not make RDS begin anew; a promotion that is overdue may end at any time, or never
     polled = sum(BUDGETS[state].timeout for state in ("AwaitPromotion", "ProbePromoted"))
-    seconds["AwaitPromotion"] = seconds["ProbePromoted"] = polled + promise.remaining(machine, "OpenLog")
+    seconds["AwaitPromotion"] = seconds["ProbePromoted"] = polled + promise.remaining(
+        machine, "OpenLog" if "OpenLog" in states else "PointSecret"
+    )
     seconds["PromotionOverdue"] = float(GIVE_UP_SECONDS)
     return {step: OVERRUN_PAUSE_SECONDS + each for step, each in seconds.items()}
 
@@ -142,6 +151,7 @@ def _assembled(references: MachineReferences, needed: Mapping[str, float]) -> di
         **_deciding(references),
         **_fencing(references),
         **_promoting(references),
+        **_opening_log(references),
         **_cutting_over(references),
         **_overrunning(references),
         **_ending(references),
@@ -173,6 +183,7 @@ def _deciding(references: MachineReferences) -> dict[str, State]:
                 "incident": "{% $states.input.incident %}",
                 "epoch": "{% $states.input.epoch %}",
                 "startedAt": "{% $states.input.started_at %}",
+                "account": {"transactions": 0},
                 "since": "{% $states.input.since %}",
                 "override": "{% $states.input.override %}",
                 "groups": dict(references.member_groups),
@@ -435,7 +446,7 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
                 {
                     "Condition": "{% $promoted.reachable = true and $promoted.in_recovery = false %}",
                     "Assign": {"timeline": _note("$decision.standby & ' is promoted'")},
-                    "Next": "OpenLog",
+                    "Next": "OpenLog" if references.open_log_arn else "PointSecret",
                 },
                 _overrun_by("promoteBy", "PromotionOverdue", "'the promoted standby takes no writes yet'"),
             ],
@@ -446,29 +457,6 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
 
 def _cutting_over(references: MachineReferences) -> dict[str, State]:
     return {
-        "PrepareDatabase": _task(
-            "PrepareDatabase",
-            "arn:aws:states:::lambda:invoke",
-            {
-                "FunctionName": references.rotation_arn,
-                "Payload": {"Step": "prepareDatabase", "member": "{% $decision.standby %}"},
-            },
-            following="OpenLog",
-            catch=[
-                {
-                    "ErrorEquals": ["States.ALL"],
-                    "Assign": {"timeline": _note("'database not prepared: ' & $states.errorOutput.Error")},
-                    "Next": "OpenLog",
-                }
-            ],
-        ),
-        "OpenLog": _invoke(
-            "OpenLog",
-            references.open_log_arn,
-            {"epoch": "{% $epoch + 1 %}", "member": "{% $decision.standby %}"},
-            assign={"timeline": _note("'transaction log opened at ' & $states.result.Payload.begin_lsn")},
-            following="PointSecret",
-        ),
         "PointSecret": _invoke(
             "PointSecret",
             references.rotation_arn,
@@ -507,10 +495,75 @@ def _cutting_over(references: MachineReferences) -> dict[str, State]:
     }
 
 
+def _resumed_at(references: MachineReferences) -> dict[str, str]:
+    return {step: at for step, at in RESUMED_AT.items() if step != "OpenLog" or references.open_log_arn is not None}
+
+
+def _opening_log(references: MachineReferences) -> dict[str, State]:
+    """Of the new epoch, and what the old one has beyond the standby is applied; nothing when no log is kept."""
+    if references.open_log_arn is None or references.roll_forward_arn is None:
+        return {}
+    return {
+        "PrepareDatabase": _task(
+            "PrepareDatabase",
+            "arn:aws:states:::lambda:invoke",
+            {
+                "FunctionName": references.rotation_arn,
+                "Payload": {"Step": "prepareDatabase", "member": "{% $decision.standby %}"},
+            },
+            following="OpenLog",
+            catch=[
+                {
+                    "ErrorEquals": ["States.ALL"],
+                    "Assign": {"timeline": _note("'database not prepared: ' & $states.errorOutput.Error")},
+                    "Next": "OpenLog",
+                }
+            ],
+        ),
+        "OpenLog": _invoke(
+            "OpenLog",
+            references.open_log_arn,
+            {"epoch": "{% $epoch + 1 %}", "member": "{% $decision.standby %}"},
+            assign={"timeline": _note("'transaction log opened at ' & $states.result.Payload.begin_lsn")},
+            following="RollForward",
+        ),
+        # After OpenLog, so that what it applies is in the new epoch's log, and before clients are sent here
+        "RollForward": _task(
+            "RollForward",
+            "arn:aws:states:::lambda:invoke",
+            {
+                "FunctionName": references.roll_forward_arn,
+                "Payload": {"epoch": "{% $epoch %}", "member": "{% $decision.standby %}"},
+            },
+            assign={
+                "account": "{% $states.result.Payload %}",
+                "timeline": _note(
+                    "$string($states.result.Payload.transactions) & ' transactions rolled forward' & "
+                    "($exists($states.result.Payload.trouble) and $states.result.Payload.trouble != null ? "
+                    "', not all: ' & $states.result.Payload.trouble : '')"
+                ),
+            },
+            following="PointSecret",
+            # The citizens wait: what is missing is told, and can be rolled forward later
+            catch=[
+                {
+                    "ErrorEquals": ["States.ALL"],
+                    "Assign": {
+                        "account": {"trouble": "{% 'not rolled forward: ' & $states.errorOutput.Error %}"},
+                        "timeline": _note("'not rolled forward: ' & $states.errorOutput.Error"),
+                    },
+                    "Next": "PointSecret",
+                }
+            ],
+        ),
+    }
+
+
 def _overrunning(references: MachineReferences) -> dict[str, State]:
     """What happens to a step that is not done within its budget: it is tried again, and people are told in time."""
     given_up = {"outcome": "failed", "reason": "{% $trouble %}"}
-    *others, last = RESUMED_AT
+    steps = _resumed_at(references)
+    *others, last = steps
     return {
         "Overrun": {
             "Type": "Choice",
@@ -541,11 +594,11 @@ def _overrunning(references: MachineReferences) -> dict[str, State]:
                 {
                     "Condition": f"{{% $step = '{step}' %}}",
                     **({"Assign": {EXTENDED[step]: _from_now(OVERRUN_EXTENSION_SECONDS)}} if step in EXTENDED else {}),
-                    "Next": RESUMED_AT[step],
+                    "Next": steps[step],
                 }
                 for step in others
             ],
-            "Default": RESUMED_AT[last],
+            "Default": steps[last],
         },
     }
 
@@ -558,6 +611,7 @@ def _ending(references: MachineReferences) -> dict[str, State]:
         "decision": {"S": "{% $string($decision) %}"},
         "timeline": {"S": "{% $string($append($timeline, [{'at': $now(), 'event': 'outcome: ' & $outcome}])) %}"},
         "started_at": {"S": "{% $startedAt %}"},
+        "account": {"S": "{% $string($account) %}"},
         "ended_at": {"S": "{% $now() %}"},
         "execution": {"S": "{% $states.context.Execution.Id %}"},
     }
@@ -583,7 +637,7 @@ def _ending(references: MachineReferences) -> dict[str, State]:
                 "TopicArn": references.topic_arn,
                 "Subject": f"{{% 'Citizens database {references.suffix}: failover ' & $outcome %}}",
                 "Message": "{% $string({'incident': $incident, 'epoch': $epoch, 'outcome': $outcome, 'reason': "
-                "$reason, 'decision': $decision, 'timeline': $timeline}) %}",
+                "$reason, 'account': $account, 'decision': $decision, 'timeline': $timeline}) %}",
             },
             following="Recovered",
             catch=[{"ErrorEquals": ["States.ALL"], "Next": "Recovered"}],

@@ -17,6 +17,7 @@ REFERENCES = MachineReferences(
     probe_arn="probe",
     rotation_arn="rotation",
     open_log_arn="open-log",
+    roll_forward_arn="roll-forward",
     cutover_arn="cutover",
     verify_arn="verify",
     topic_arn="alerts",

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from recovery.connection import Refused, Session
+from recovery.transaction_log import ddl
 from recovery.transaction_log.netting import Net, Partial, Rows
-from recovery.transaction_log.rows import FULL, TEXT_FORM, Relation, quote
+from recovery.transaction_log.rows import TEXT_FORM, Relation, quote
 
 PREPARE = f"{TEXT_FORM}; SET session_replication_role = replica; SET synchronous_commit = off; SET jit = off"
 """The last commit of a roll forward is waited for; an earlier one that is lost takes its progress with it."""
@@ -54,6 +55,7 @@ class Application:
         self._seconds = seconds
         self._tables: dict[Relation, Table] = {}
         self._stages = 0
+        self._made: set[str] = set()
 
     def prepare(self) -> None:
         """The session's settings; Refused for a user who may not set them."""
@@ -66,8 +68,22 @@ class Application:
                 self._session.run(f"DROP TABLE IF EXISTS pg_temp.{name}", self._seconds)
         self._tables.clear()
 
-    def apply(self, nets: Sequence[Net]) -> None:
-        """Do it all. Diverged when a row is missing or one is there that must not be."""
+    def described(self) -> None:
+        """The DDL has come that tables were made ahead of."""
+        self._made.clear()
+
+    def require_described(self) -> None:
+        """Diverged when rows came for a table that nothing in their transaction made."""
+        if self._made:
+            raise Diverged(f"The log changes {', '.join(sorted(self._made))}, which nothing made in the database.")
+
+    def apply(self, nets: Sequence[Net], ahead: bool = False) -> None:
+        """Do it all. Diverged when a row is missing or one is there that must not be.
+
+        `ahead`: the DDL that makes a table may follow its rows within the transaction.
+        """
+        for net in nets if ahead else ():
+            self._make(net.relation)
         self._truncate([net for net in nets if net.truncated])
         for net in nets:
             try:
@@ -80,6 +96,22 @@ class Application:
                     ) from refused
                 raise
 
+    def _make(self, relation: Relation) -> None:
+        if relation in self._tables or self._session.run(
+            _DESCRIBE, self._seconds, schema=relation.schema, name=relation.name
+        ):
+            return
+        kinds = self._session.run(
+            "SELECT format_type(CAST(kind AS oid), CAST(modifier AS int)) "
+            "FROM unnest(CAST(:kinds AS text[]), CAST(:modifiers AS text[])) AS described (kind, modifier)",
+            self._seconds,
+            kinds=[str(column.kind) for column in relation.columns],
+            modifiers=[str(column.modifier) for column in relation.columns],
+        )
+        columns = [(column.name, str(kind)) for column, (kind,) in zip(relation.columns, kinds, strict=True)]
+        ddl.make_table(self._session, relation.schema, relation.name, columns, self._seconds)
+        self._made.add(relation.quoted)
+
     def _table(self, relation: Relation) -> Table:
         known = self._tables.get(relation)
         if known is not None:
@@ -87,8 +119,8 @@ class Application:
         found = self._session.run(_DESCRIBE, self._seconds, schema=relation.schema, name=relation.name)
         if not found:
             raise Diverged(
-                f"The log changes {relation.quoted}, which is not in the database; the log holds what created it only "
-                "from the day on that DDL is kept in it: restore to a later moment."
+                f"The log changes {relation.quoted}, which is not in the database, and nothing in the log made it: the "
+                "database does not stand where it says, or DDL was not kept then; restore to a later moment."
             )
         ((kind, unique, always, triggers),) = found
         if triggers:
@@ -114,7 +146,7 @@ class Application:
     def _apply(self, net: Net) -> None:
         relation, table = net.relation, self._table(net.relation)
         columns = [quote(column.name) for column in relation.columns]
-        if relation.identity == FULL:
+        if relation.whole:
             self._delete_whole(net, table, columns)
         else:
             self._change(net, table, columns)

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from recovery.transaction_log import segment
+from recovery.transaction_log import ddl, segment
 from recovery.transaction_log.netting import Changes, Counts, Net, changes_of
 from recovery.transaction_log.pgoutput import MessageUnknown
 from recovery.transaction_log.position import Position, Transaction, begin
@@ -19,8 +19,6 @@ from recovery.transaction_log.segment import Segment
 
 BATCH_CHANGES = 100_000
 BATCH_BYTES = 32 << 20
-DDL = "citizens.ddl"
-"""Prefix of the logical messages that hold DDL."""
 OWN_SCHEMA = "recovery"
 """The machinery's own tables (heartbeat, progress): they belong to a member's life, not to the citizens' data."""
 _ROWS = frozenset(b"IUD")
@@ -51,6 +49,7 @@ class Until:
 class Batch:
     """A part of the log: what it does to each table, then DDL (the message's content), then the last commit in it.
 
+    With `ddl_first` the DDL comes before the rows: it makes their table.
     Without `commit` the transaction goes on in the next batch. `counts` by table, as the log holds them.
     """
 
@@ -59,6 +58,12 @@ class Batch:
     commit: Transaction | None = None
     transactions: int = 0
     counts: dict[str, Counts] = field(default_factory=dict)
+    ddl_first: bool = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the transaction goes on in the next batch, with rows or with DDL about these."""
+        return self.commit is None and self.ddl is None
 
 
 class Batches:
@@ -81,6 +86,8 @@ class Batches:
         self._count = self._transactions = 0
         self._begun = b""
         self._uncommitted = False
+        # Within the transaction there was DDL: what it made (a value of an enum) may need its commit to be used.
+        self._altered = False
         self.reached = False
         """Whether the stop was met (not just the log's end)."""
 
@@ -140,7 +147,7 @@ class Batches:
                     if not skipping:
                         self._transactions += 1
                         self._uncommitted = True
-                        if self._count >= most:
+                        if self._count >= most or self._altered:
                             yield self._batch(epoch, commits=True)
                             size = 0
                 elif kind == _RELATION:
@@ -153,9 +160,9 @@ class Batches:
                     self._truncate(message)
                 elif not skipping and inside and kind == _MESSAGE:
                     said = emitted(message)
-                    if said.transactional and said.prefix == DDL:
-                        yield self._batch(epoch, ddl=said.content)
-                        size = 0
+                    if said.transactional and said.prefix == ddl.PREFIX:
+                        yield self._batch(epoch, content=said.content)
+                        size, self._altered = 0, True
 
     def _truncate(self, message: bytes) -> None:
         emptied = truncation(message)
@@ -175,7 +182,7 @@ class Batches:
         self._described[oid] = message
         self._tables[oid] = None if described.schema == OWN_SCHEMA else changes_of(described)
 
-    def _batch(self, epoch: int, ddl: bytes | None = None, commits: bool = False) -> Batch:
+    def _batch(self, epoch: int, content: bytes | None = None, commits: bool = False) -> Batch:
         """What gathered so far; unless it `commits`, its last transaction goes on."""
         nets, counts = [], {}
         for oid, changes in self._touched.items():
@@ -183,10 +190,12 @@ class Batches:
             counts[name_of(changes.relation)] = changes.counts
             self._tables[oid] = changes_of(changes.relation)
         commit = begin(self._begun, epoch) if commits else None
-        batch = Batch(tuple(nets), ddl, commit, self._transactions, counts)
+        first = content is not None and ddl.comes_first(content)
+        batch = Batch(tuple(nets), content, commit, self._transactions, counts, first)
         self._touched.clear()
         self._count = self._transactions = 0
         self._uncommitted = not commits
+        self._altered = self._altered and not commits
         return batch
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from recovery.clock import iso
-from recovery.transaction_log import segment
-from recovery.transaction_log.batches import DDL, OWN_SCHEMA, name_of
+from recovery.transaction_log import ddl, segment
+from recovery.transaction_log.batches import OWN_SCHEMA, name_of
 from recovery.transaction_log.netting import Counts
 from recovery.transaction_log.path import Log
 from recovery.transaction_log.position import Position, Transaction, begin
@@ -121,8 +121,15 @@ def _of(found: segment.Segment, epoch: int, names: dict[bytes, str | None]) -> I
                     own_only = not _count(current, names.get(oid, ""), kind) or own_only
             elif kind == b"M":
                 said = emitted(message)
-                if said.prefix == DDL:
-                    current.ddl.append(said.content.decode(errors="replace")[:_TEXT_OF_DDL])
+                if said.prefix == ddl.PREFIX:
+                    current.ddl.append(_ddl(said.content))
+
+
+def _ddl(content: bytes) -> str:
+    try:
+        return str(ddl.read(content))[:_TEXT_OF_DDL]
+    except ddl.DdlRefused:
+        return f"DDL that cannot be read: {content[:_TEXT_OF_DDL]!r}"
 
 
 def _count(current: Listed, name: str | None, kind: bytes) -> bool:

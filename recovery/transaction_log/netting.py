@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from recovery.transaction_log.pgoutput import MessageUnknown
 from recovery.transaction_log.rows import (
-    FULL,
     NULL,
     SEPARATOR,
     Cell,
@@ -102,8 +101,6 @@ class Keyed:
     """The changes to a table whose rows have a key."""
 
     def __init__(self, relation: Relation) -> None:
-        if not relation.keys:
-            raise MessageUnknown(f"The log describes {relation.quoted} without a key; it cannot be rolled forward.")
         self.relation = relation
         self._keys = relation.keys
         self._first_only = relation.keys == (0,)
@@ -279,7 +276,7 @@ Changes = Keyed | Unkeyed
 
 def changes_of(relation: Relation) -> Changes:
     """Where a table's changes gather."""
-    return Unkeyed(relation) if relation.identity == FULL else Keyed(relation)
+    return Unkeyed(relation) if relation.whole else Keyed(relation)
 
 
 def _origin(before: bytes | _Row | None, key: Key) -> Key | None:

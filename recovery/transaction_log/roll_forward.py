@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from recovery.clock import iso
 from recovery.connection import Refused, Session
 from recovery.heartbeat import lsn_number, lsn_text
-from recovery.transaction_log import path, standing
+from recovery.transaction_log import ddl, path, standing
 from recovery.transaction_log.application import Application
 from recovery.transaction_log.batches import Batch, Batches, Until
 from recovery.transaction_log.netting import Counts
@@ -62,21 +62,17 @@ SET (from_epoch, from_lsn, epoch, lsn, committed_at, transactions, tables, ddl, 
      excluded.transactions, excluded.tables, excluded.ddl, now())"""
 
 _SEQUENCE = """
-SELECT setval(CAST(:name AS regclass), CAST(:value AS bigint))
-FROM pg_sequences
-WHERE format('%I.%I', schemaname, sequencename) = :name AND coalesce(last_value, start_value - increment_by) < :value"""
+SELECT setval(class.oid::regclass, CAST(:value AS bigint), CAST(:called AS boolean))
+FROM pg_class AS class JOIN pg_sequence AS known ON known.seqrelid = class.oid,
+LATERAL (SELECT coalesce(pg_sequence_last_value(class.oid), seqstart - seqincrement) AS value) AS here
+WHERE class.oid = to_regclass(:name)
+  AND sign(seqincrement) * CAST(:value AS numeric) > sign(seqincrement) * here.value::numeric
+  AND CAST(:value AS bigint) BETWEEN seqmin AND seqmax"""
+"""Onwards only, whichever way the sequence runs: a number that was given out must not be given out again."""
 
 
 class Unsuitable(Exception):
     """The database cannot be rolled forward: it replays, it is of another system, or another run is at it."""
-
-
-class DdlUnknown(Exception):
-    """The log holds DDL that this program cannot apply."""
-
-
-ApplyDdl = Callable[[Session, bytes], None]
-"""Applies the content of a DDL message."""
 
 
 @dataclass
@@ -157,19 +153,18 @@ def roll_forward(
     last_epoch: int | None = None,
     stop_at_gap: bool = False,
     dry_run: bool = False,
-    apply_ddl: ApplyDdl | None = None,
     seconds: float = SECONDS,
     changes: int | None = None,
 ) -> Account:
     """Apply what the log holds beyond where the database stands (or `start`), until `until`; the account of it.
 
     `last_epoch` is the epoch to stop in (default: the log's newest). Raises LogUnfit, GapOnTheWay, StandsNowhere,
-    Unsuitable or Diverged, each with one sentence, and what `Session.run` raises.
+    Unsuitable, Diverged or DdlRefused, each with one sentence, and what `Session.run` raises.
     """
     system = _suitable(session, seconds)
     application = Application(session, seconds)
     application.prepare()
-    account = _begin(session, log, start, seconds)
+    account = account_of(session, log, standing.find(session, log, seconds) if start is None else start, seconds)
     account.dry_run = dry_run
     epoch = last_epoch if last_epoch is not None else _last_epoch(log, until)
     parts = list(_sound(log, account, epoch, system, until, stop_at_gap))
@@ -179,7 +174,7 @@ def roll_forward(
             account.add(batch)
         account.reached = _reached(log, until, batches.reached, account)
         return account
-    _apply(session, application, batches, account, apply_ddl or _refuse_ddl, seconds)
+    _apply(session, application, batches, account, seconds)
     account.reached = _reached(log, until, batches.reached, account)
     _finish(session, account, parts, seconds)
     return account
@@ -209,9 +204,8 @@ def _suitable(session: Session, seconds: float) -> str:
     return str(system)
 
 
-def _begin(session: Session, log: Log, start: Position | None, seconds: float) -> Account:
-    """Where the database stands: what it has replayed, or what an earlier run has applied on top of that."""
-    stands = standing.find(session, log, seconds) if start is None else start
+def account_of(session: Session, log: Log, stands: Position, seconds: float) -> Account:
+    """The account so far of a database that has replayed up to `stands`, with what earlier runs have applied to it."""
     if session.run("SELECT 1 WHERE to_regclass('recovery.roll_forward') IS NOT NULL", seconds):
         for row in session.run(_READ, seconds):
             from_epoch, from_lsn, epoch, lsn, committed_at, transactions, tables, ddl = row
@@ -265,23 +259,27 @@ def _apply(
     application: Application,
     batches: Iterable[Batch],
     account: Account,
-    apply_ddl: ApplyDdl,
     seconds: float,
 ) -> None:
     session.run(f"CREATE SCHEMA IF NOT EXISTS recovery; {PROGRESS}", seconds)
+    replay = ddl.Replay(session, seconds)
     inside = False
     try:
         for batch in ahead(batches):
             if not inside:
                 session.run("BEGIN; SET CONSTRAINTS ALL DEFERRED", seconds)
                 inside = True
-            application.apply(batch.nets)
+            if not batch.ddl_first:
+                application.apply(batch.nets, ahead=batch.goes_on)
             if batch.ddl is not None:
                 application.forget()
-                apply_ddl(session, batch.ddl)
-                application.prepare()
+                replay.apply(batch.ddl)
+            if batch.ddl_first:
+                application.described()
+                application.apply(batch.nets)
             account.add(batch)
             if batch.commit is not None:
+                application.require_described()
                 _record(session, account, seconds)
                 session.run("COMMIT", seconds)
                 inside = False
@@ -310,22 +308,18 @@ def _finish(session: Session, account: Account, parts: list[tuple[Segment, int, 
     """Sequences stand at least where the log says, and the last commit, with all before it, is on disk."""
     session.run("SET synchronous_commit = on", seconds)
     with session.transaction(seconds):
-        for name, value in _sequences(account, parts).items():
-            session.run(_SEQUENCE, seconds, name=name, value=value)
+        for name, (value, called) in _sequences(account, parts).items():
+            session.run(_SEQUENCE, seconds, name=name, value=value, called=called)
         _record(session, account, seconds)
 
 
-def _sequences(account: Account, parts: list[tuple[Segment, int, int | None]]) -> dict[str, int]:
-    """Positions at the end of the newest segment that was read: at least what the transactions applied have used."""
-    for found, _, _ in reversed(parts):
-        known = getattr(found.header, "sequences", None)
-        if known and Position(found.header.epoch, found.header.first) <= account.position:
-            return {str(name): int(value) for name, value in dict(known).items()}
-    return {}
-
-
-def _refuse_ddl(_: Session, content: bytes) -> None:
-    raise DdlUnknown(f"The log holds DDL that this program cannot apply: {content[:200]!r}.")
+def _sequences(account: Account, parts: list[tuple[Segment, int, int | None]]) -> dict[str, tuple[int, bool]]:
+    """Where sequences stood when the newest segment that was read was written: beyond what was applied has used."""
+    found: dict[str, tuple[int, bool]] = {}
+    for read, _, _ in parts:
+        if Position(read.header.epoch, read.header.first) <= account.position:
+            found |= {name: (int(value), bool(called)) for name, (value, called) in read.header.sequences.items()}
+    return found
 
 
 Item = TypeVar("Item")

@@ -33,10 +33,12 @@ Key = bytes | tuple[bytes, ...]
 
 @dataclass(frozen=True)
 class Column:
-    """A published column; `key` when it belongs to the replica identity."""
+    """A published column; `key` when it belongs to the replica identity; its type's OID and modifier on the primary."""
 
     name: str
     key: bool
+    kind: int = 0
+    modifier: int = -1
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Relation:
     def keys(self) -> tuple[int, ...]:
         """Numbers, from 0, of the columns that identify a row."""
         return tuple(number for number, column in enumerate(self.columns) if column.key)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a row is known by all its values alone. So are rows that come before their table is given a key."""
+        return self.identity == FULL or not self.keys
 
     @property
     def quoted(self) -> str:
@@ -94,8 +101,9 @@ def relation(message: bytes) -> Relation:
         for _ in range(count):
             flags = message[at]
             column, at = _text(message, at + 1)
+            kind, modifier = struct.unpack_from("!Ii", message, at)
             at += 8
-            columns.append(Column(column, bool(flags & 1)))
+            columns.append(Column(column, bool(flags & 1), kind, modifier))
     except (struct.error, IndexError, ValueError) as error:
         raise MessageUnknown(f"A relation message is cut off after {len(message)} bytes.") from error
     return Relation(oid, schema or "pg_catalog", name, identity.decode(), tuple(columns))

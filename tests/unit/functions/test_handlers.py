@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ConnectTimeoutError
 
-from functions import arbiter, archive, clients, cutover, environment, open_log, probe, rotation, verify, witness
+from functions import (
+    arbiter,
+    archive,
+    clients,
+    cutover,
+    environment,
+    open_log,
+    probe,
+    roll_forward,
+    rotation,
+    verify,
+    witness,
+)
 from functions.environment import EnvironmentIncomplete
 from recovery import observation, override, pause, roles, secret
 from recovery.clock import iso
 from recovery.incident import take_lease
 from recovery.table import RecoveryTable
 from recovery.transaction_log import segment
+from recovery.transaction_log.path import branch
 from recovery.transaction_log.source import NotPrepared
 from recovery.verification import VerificationFailed
 from tests.unit.functions.conftest import Context
@@ -125,6 +138,23 @@ def test_the_archive_keeps_what_is_written_under_its_epoch(
     assert (again["segments"], again["gaps"], again["last_lsn"]) == (0, 0, result["last_lsn"])
 
 
+def test_a_member_is_rolled_forward_from_where_it_stands_in_the_log(
+    deployed: Pair, tmp_path: Path, as_user: Callable[[str], None]
+) -> None:
+    event = {"epoch": 1, "member": PRIMARY}
+    assert "There is no log" in roll_forward.handler(event, Context())["trouble"]
+    as_user("citizens_log")
+    archive.handler({"seconds": 0}, Context())
+    with deployed.open() as session:
+        session.run("CREATE TABLE citizens (n int); INSERT INTO citizens VALUES (1)", 5)
+    archive.handler({"seconds": 0}, Context())
+    account = roll_forward.handler(event, Context())
+    assert (account["transactions"], account["trouble"], account["target_reached"]) == (0, None, True)
+    assert str(branch(tmp_path / "transaction-log" / "epoch-2").at) == account["had"] == account["reached"]
+    assert roll_forward.handler(event, Context()) == account
+    assert roll_forward.handler({**event, "epoch": 0}, Context())["had"] == account["had"]
+
+
 def test_the_archive_tells_of_a_gap(
     deployed: Pair, monkeypatch: pytest.MonkeyPatch, as_user: Callable[[str], None]
 ) -> None:
@@ -229,3 +259,21 @@ def test_roles_are_needed_by_the_archive(deployed: Pair, monkeypatch: pytest.Mon
     monkeypatch.setattr(roles, "read", lambda *_: None)
     with pytest.raises(roles.RolesUnknown):
         archive.handler({}, Context())
+
+
+def test_with_the_log_turned_off_the_preparation_takes_it_away(
+    deployed: Pair, monkeypatch: pytest.MonkeyPatch, as_user: Callable[[str], None]
+) -> None:
+    as_user("citizens_log")
+    archive.handler({"seconds": 0}, Context())
+    monkeypatch.setenv("TRANSACTION_LOG", "off")
+    assert rotation.handler({"Step": "prepareDatabase"}, Context()) == {"host": deployed.primary.host}
+    with deployed.open() as session:
+        assert session.run("SELECT 1 FROM pg_publication", 5) == []
+        assert session.run("SELECT 1 FROM pg_replication_slots WHERE slot_type = 'logical'", 5) == []
+    monkeypatch.setenv("TRANSACTION_LOG", "perhaps")
+    with pytest.raises(EnvironmentIncomplete, match="TRANSACTION_LOG is 'perhaps'"):
+        rotation.handler({"Step": "prepareDatabase"}, Context())
+    monkeypatch.setenv("TRANSACTION_LOG", "on")
+    rotation.handler({"Step": "prepareDatabase"}, Context())
+    assert archive.handler({"seconds": 0}, Context())["gaps"] in (0, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -14,17 +13,18 @@ import pytest
 
 from local_cloud.cluster import REPLICATOR
 from recovery import clock
-from recovery.connection import Refused, Session, Unreachable
-from recovery.transaction_log import archive, path, source, standing
+from recovery.connection import Session
+from recovery.transaction_log import path, source, standing
 from recovery.transaction_log.__main__ import main
 from recovery.transaction_log.application import Application, Diverged
 from recovery.transaction_log.archive import Archive
-from recovery.transaction_log.batches import Until
+from recovery.transaction_log.batches import Batches, Until
+from recovery.transaction_log.ddl import DdlRefused
 from recovery.transaction_log.digest import digests
 from recovery.transaction_log.listing import Listed, transactions
 from recovery.transaction_log.path import GapOnTheWay, Log, LogUnfit
 from recovery.transaction_log.position import Position, position
-from recovery.transaction_log.roll_forward import DdlUnknown, Unsuitable, roll_forward
+from recovery.transaction_log.roll_forward import Unsuitable, roll_forward
 from recovery.transaction_log.verification import verify
 from tests.unit.recovery.conftest import MASTER, PASSWORD, PRIMARY, STANDBY, Pair
 from tests.unit.recovery.rehearsal import TO_THE_END, Rehearsal
@@ -43,11 +43,11 @@ class Fuse:
     begun: int = 0
 
     def apply(self, real: Callable[..., None]) -> Callable[..., None]:
-        def apply(application: Application, nets: object) -> None:
+        def apply(application: Application, nets: object, ahead: bool = False) -> None:
             self.begun += 1
             if self._burns("apply"):
                 raise Killed
-            real(application, nets)
+            real(application, nets, ahead)
             if self._burns("applied"):
                 raise Killed
 
@@ -80,10 +80,10 @@ def numbered(rehearsal: Rehearsal, transactions: int = 6) -> list[Listed]:
     for n in range(transactions):
         rehearsal.primary.run(f"INSERT INTO t VALUES ({n}, 0)", 5)
         rehearsal.keep()
-    return list(listed(rehearsal.root))
+    return list(listed_in(rehearsal.root))
 
 
-def listed(root: Path) -> Iterator[Listed]:
+def listed_in(root: Path) -> Iterator[Listed]:
     return transactions(Log(root))
 
 
@@ -127,6 +127,27 @@ def test_killed_in_any_batch_it_resumes(rehearsal: Rehearsal, monkeypatch: pytes
     account = rehearsal.forward(changes=1)
     rehearsal.same()
     assert (account.transactions, account.tables["public.t"].inserted) == (6, 6)
+
+
+def test_sequences_go_on_behind_every_number_that_was_given_out(rehearsal: Rehearsal) -> None:
+    rehearsal.primary.run(
+        "CREATE TABLE t (id serial PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY); "
+        'CREATE SEQUENCE down INCREMENT -2; CREATE SEQUENCE "still"; SELECT nextval(\'"still"\'); '
+        "INSERT INTO t DEFAULT VALUES",
+        5,
+    )
+    rehearsal.begin()
+    rehearsal.primary.run(
+        "INSERT INTO t SELECT FROM generate_series(1, 40); SELECT nextval('down'), nextval('down')", 5
+    )
+    rehearsal.primary.run("CREATE SEQUENCE later START 7; INSERT INTO t DEFAULT VALUES; SELECT nextval('later')", 5)
+    rehearsal.forward()
+    names = ("t_id_seq", "t_n_seq", "down", "still", "later")
+    for name in names:
+        ((given,),) = rehearsal.primary.run(f"SELECT last_value FROM {name}", 5)
+        with rehearsal.open(rehearsal.copy) as target:
+            ((following,),) = target.run(f"SELECT nextval('public.{name}')", 5)
+        assert following == given + (-2 if name == "down" else 1)
 
 
 def test_a_dry_run_says_what_would_come_and_changes_nothing(rehearsal: Rehearsal) -> None:
@@ -184,33 +205,60 @@ def test_a_broken_chain_or_a_foreign_log_is_refused(rehearsal: Rehearsal) -> Non
         Log(rehearsal.root / "nowhere")
 
 
-@pytest.fixture
-def messages_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    if "'messages'" not in archive._PEEK:
-        monkeypatch.setattr(archive, "_PEEK", archive._PEEK.replace("'proto_", "'messages', 'true', 'proto_"))
-
-
-EMIT = "SELECT pg_logical_emit_message(true, 'citizens.ddl', '{0}')"
-
-
-def test_ddl_comes_between_the_changes_before_and_after_it(rehearsal: Rehearsal, messages_kept: None) -> None:
+def test_ddl_comes_between_the_changes_before_and_after_it(rehearsal: Rehearsal) -> None:
     rehearsal.primary.run("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 1)", 5)
+    rehearsal.primary.run("CREATE TYPE mood AS ENUM ('sad')", 5)
     rehearsal.begin()
-    wider, made = "ALTER TABLE public.t ADD name text", "CREATE TABLE public.more (a int PRIMARY KEY, b int)"
     rehearsal.primary.run(
-        f"BEGIN; UPDATE t SET n = 2; {EMIT.format(wider)}; {wider}; INSERT INTO t VALUES (2, 2, 'two'); "
-        f"{EMIT.format(made)}; {made}; INSERT INTO more VALUES (1, 1); COMMIT",
+        "BEGIN; UPDATE t SET n = 2; ALTER TABLE t ADD name text; INSERT INTO t VALUES (2, 2, 'two'); "
+        "CREATE TABLE more (a int PRIMARY KEY, b int); INSERT INTO more VALUES (1, 1); COMMIT",
         5,
     )
     rehearsal.primary.run("UPDATE t SET name = 'one' WHERE id = 1", 5)
-    dropped = "ALTER TABLE public.t DROP n"
-    rehearsal.primary.run(f"BEGIN; {EMIT.format(dropped)}; {dropped}; COMMIT; UPDATE t SET name = 'x'", 5)
-    with pytest.raises(DdlUnknown, match="ALTER TABLE"):
-        rehearsal.forward()
-    assert rows(rehearsal) == [1]
-    account = rehearsal.forward(apply_ddl=lambda session, content: session.run(content.decode(), 5))
+    rehearsal.primary.run("ALTER TABLE t DROP n; UPDATE t SET name = 'x'", 5)
+    rehearsal.primary.run("CREATE TABLE made AS SELECT n, n::numeric(9, 2) AS m FROM generate_series(1, 50) n", 5)
+    rehearsal.primary.run("ALTER TYPE mood ADD VALUE '嬉しい'", 5)
+    rehearsal.primary.run("CREATE TABLE moods (m mood); INSERT INTO moods VALUES ('嬉しい')", 5)
+    rehearsal.primary.run("DROP TABLE more", 5)
+    account = rehearsal.forward()
     rehearsal.same()
-    assert account.ddl == 3
+    assert account.ddl == 9  # seven, and two tables without a key were given an identity
+    assert next(listed for listed in listed_in(rehearsal.root) if listed.ddl == ["DROP TABLE public.more"])
+
+
+def test_ddl_in_a_subtransaction_comes_before_the_rows_that_follow_it(rehearsal: Rehearsal) -> None:
+    rehearsal.primary.run("CREATE TABLE t (id int PRIMARY KEY)", 5)
+    rehearsal.begin()
+    rehearsal.primary.run(
+        "BEGIN; SAVEPOINT a; ALTER TABLE t ADD n int; RELEASE a; INSERT INTO t VALUES (1, 1); "
+        "SAVEPOINT b; INSERT INTO t VALUES (2, 2); ALTER TABLE t DROP n; INSERT INTO t VALUES (3); COMMIT",
+        5,
+    )
+    rehearsal.forward()
+    rehearsal.same()
+
+
+def test_rows_may_come_before_the_ddl_that_makes_their_table(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Batches.__init__, "__defaults__", (10, 500))
+    rehearsal.begin()
+    rehearsal.primary.run("CREATE TABLE made AS SELECT n, n::numeric(9, 2) AS m FROM generate_series(1, 500) n", 5)
+    rehearsal.forward()
+    rehearsal.same()
+
+
+def test_ddl_that_somebody_else_wrote_stops_it_with_nothing_half_done(rehearsal: Rehearsal) -> None:
+    rehearsal.primary.run("CREATE TABLE t (id int PRIMARY KEY)", 5)
+    rehearsal.begin()
+    rehearsal.primary.run("INSERT INTO t VALUES (1)", 5)
+    rehearsal.primary.run(
+        "BEGIN; INSERT INTO t VALUES (2); SELECT pg_logical_emit_message(true, 'citizens.ddl', 'DROP TABLE t'); COMMIT",
+        5,
+    )
+    with pytest.raises(DdlRefused):
+        rehearsal.forward(changes=1)
+    assert rows(rehearsal) == [1]
 
 
 def test_two_roll_forwards_at_once_are_one_too_many(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +326,7 @@ def test_onto_a_promoted_standby_what_it_lacked_and_nothing_else(new_pair: Pair,
         assert before != wanted
         account = roll_forward(promoted, log, TO_THE_END)
         assert digests(promoted, 5) == wanted
-    assert (account.transactions, account.tables["public.t"].updated, account.end) == (2, 9, log.end())
+    assert (account.transactions, account.tables["public.t"].updated, account.end) == (2, 10, log.end())
 
 
 def cut_off(pair: Pair) -> None:
@@ -295,13 +343,13 @@ def cut_off(pair: Pair) -> None:
 
 
 def promote(pair: Pair) -> None:
-    """Promote the standby and wait until it takes writes."""
+    """Promote the standby, which restarts it as RDS does, and wait until that is over."""
     pair.fleet.promote(STANDBY)
     deadline = time.monotonic() + 30
     while True:
-        with contextlib.suppress(Unreachable, Refused), pair.open(pair.standby) as promoted:
-            if promoted.run("SELECT pg_is_in_recovery()", 5) == [[False]]:
-                return
+        view = pair.fleet.describe(STANDBY)
+        if view.status == "available" and not view.source_identifier:
+            return
         assert time.monotonic() < deadline, "the standby is not promoted"
         time.sleep(0.1)
 

@@ -30,6 +30,7 @@ REFERENCES = MachineReferences(
     probe_arn="probe",
     rotation_arn="rotation",
     open_log_arn="open-log",
+    roll_forward_arn="roll-forward",
     cutover_arn="cutover",
     verify_arn="verify",
     topic_arn="topic",
@@ -83,6 +84,7 @@ class World:
             "AwaitPromotion": {"DbInstances": [{"DbInstanceStatus": "available"}]},
             "ProbePromoted": {"reachable": True, "in_recovery": False, "lsn": "0/1", "error": None},
             "OpenLog": {"slot": "log", "begin_lsn": "0/2"},
+            "RollForward": {"transactions": 3, "had": "1:0/1", "reached": "1:0/9", "trouble": None},
             "PrepareDatabase": {"host": "second"},
             "PointSecret": {"host": "second"},
             "CutOver": {"epoch": 2, "host": "second"},
@@ -135,7 +137,7 @@ def test_a_lost_primary_is_fenced_before_the_standby_is_promoted() -> None:
     order = [name for name in visited if STATES[name]["Type"] == "Task"]
     assert order == [
         *("Observe", "FindIngress", "RevokeIngress", "FindIngress", "ConfirmFence", "Promote", "AwaitPromotion"),
-        *("ProbePromoted", "OpenLog", "PointSecret", "CutOver", "Verify"),
+        *("ProbePromoted", "OpenLog", "RollForward", "PointSecret", "CutOver", "Verify"),
         *("Record", "Notify", "ReleaseLease"),
     ]
     assert world.arguments("RevokeIngress") == {"GroupId": "sg-1", "SecurityGroupRuleIds": ["sgr-1"]}
@@ -162,6 +164,29 @@ def test_the_record_holds_outcome_decision_and_timeline() -> None:
     timeline = json.loads(values[":timeline"]["S"])
     assert [entry["event"].split(" ")[0] for entry in timeline][:2] == ["machine", "decided:"]
     assert all(entry["at"].endswith("Z") for entry in timeline)
+
+
+def test_what_the_log_added_is_told_and_what_it_could_not_add_keeps_nobody_waiting() -> None:
+    world = World()
+    visited, variables = world.run()
+    assert world.arguments("RollForward")["Payload"] == {"epoch": 1, "member": "citizens-2-unit"}
+    values = world.arguments("Record")["ExpressionAttributeValues"]
+    assert json.loads(values[":account"]["S"]) == {
+        "transactions": 3,
+        "had": "1:0/1",
+        "reached": "1:0/9",
+        "trouble": None,
+    }
+    assert "3 transactions rolled forward" in [entry["event"] for entry in variables["timeline"]]
+    for answer, told in (
+        ({"transactions": 0, "trouble": "t has no row"}, "0 transactions rolled forward, not all: t has no row"),
+        (Refused("States.Timeout"), "not rolled forward: States.Timeout"),
+    ):
+        visited, variables = World(RollForward=answer).run()
+        assert told in [entry["event"] for entry in variables["timeline"]]
+        assert "trouble" in variables["account"]
+        assert visited[visited.index("RollForward") + 1] == "PointSecret"
+        assert variables["outcome"] == "promoted"
 
 
 def test_a_primary_that_rds_still_calls_available_is_restarted_to_cut_its_connections() -> None:
@@ -365,7 +390,7 @@ def test_a_promotion_that_takes_longer_than_was_granted_is_awaited() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "PointSecret", "Verify"]
+    "state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "RollForward", "PointSecret", "Verify"]
 )
 def test_every_failure_is_recorded_told_and_shown_as_a_failed_run(state: str) -> None:
     world = World(**{state: Refused("States.TaskFailed")})

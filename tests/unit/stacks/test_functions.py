@@ -28,7 +28,7 @@ def test_every_function_is_private_bounded_and_keeps_what_fails(system: System) 
         assert properties["VpcConfig"]["SubnetIds"]
         assert "DeadLetterConfig" in properties
         assert properties["ReservedConcurrentExecutions"] in (1, 2, 3, 4)
-        assert properties["Timeout"] <= (900 if name == "archive" else 150)
+        assert properties["Timeout"] <= (900 if name in ("archive", "log-care", "rewind") else 150)
         assert properties["Runtime"] == "python3.14"
         assert "LogGroup" in properties["LoggingConfig"]
 
@@ -51,12 +51,21 @@ def test_each_witness_is_pinned_to_one_zone_and_the_others_are_not(system: Syste
     assert all(len(ids) == 2 for name, ids in subnets.items() if not name.startswith("witness"))
 
 
-def test_only_the_archive_mounts_the_file_system_and_it_writes_alone(system: System) -> None:
+def test_only_the_functions_of_the_log_mount_the_file_system_and_the_archive_is_alone(system: System) -> None:
     mounting = {name for name, properties in functions(system).items() if "FileSystemConfigs" in properties}
-    assert mounting == {"archive"}
-    archive = functions(system)["archive"]
-    assert archive["ReservedConcurrentExecutions"] == 1
-    assert archive["Environment"]["Variables"]["LOG_PATH"] == archive["FileSystemConfigs"][0]["LocalMountPath"]
+    assert mounting == {"archive", "roll-forward", "rewind", "log-care"}
+    writing = {
+        policy.properties["ManagedPolicyName"]
+        for policy in system.of("AWS::IAM::ManagedPolicy")
+        if any(
+            allows(each, "elasticfilesystem:ClientWrite") for each in policy.properties["PolicyDocument"]["Statement"]
+        )
+    }
+    assert writing == {f"citizens-{name}-{SUFFIX}" for name in ("archive", "roll-forward", "log-care")}
+    for name in mounting:
+        found = functions(system)[name]
+        assert found["Environment"]["Variables"]["LOG_PATH"] == found["FileSystemConfigs"][0]["LocalMountPath"]
+        assert name == "rewind" or found["ReservedConcurrentExecutions"] == 1
 
 
 def test_a_function_exists_only_while_its_permissions_do(system: System) -> None:
@@ -74,13 +83,14 @@ def test_witnesses_archive_and_preparation_run_by_schedules_under_roles_of_their
         f"citizens-witness-a-{SUFFIX}": "rate(1 minute)",
         f"citizens-witness-c-{SUFFIX}": "rate(1 minute)",
         f"citizens-archive-{SUFFIX}": "rate(1 minute)",
+        f"citizens-log-care-{SUFFIX}": "rate(720 minutes)",
         f"citizens-rotation-{SUFFIX}": "rate(5 minutes)",
     }
     assert json.loads(schedules[f"citizens-rotation-{SUFFIX}"]["Target"]["Input"]) == {
         "Step": "prepareDatabase",
         "time": "<aws.scheduler.scheduled-time>",
     }
-    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 4
+    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 5
     for each in schedules.values():
         assert each["FlexibleTimeWindow"] == {"Mode": "OFF"}
         assert "DeadLetterConfig" in each["Target"]
@@ -122,31 +132,34 @@ def allows(statement: Mapping[str, Any], action: str) -> bool:
     )
 
 
-def test_only_rotation_uses_the_master_for_no_other_role_may_read_or_change_the_secret(system: System) -> None:
+def test_only_three_roles_may_read_the_secret_and_only_rotation_may_change_it(system: System) -> None:
+    """Roll forward and rewind apply the log as the main user; every other function has a database user of its own."""
     assert not system.of("AWS::IAM::Policy")
     assert not system.of("AWS::IAM::UserPolicy")
     assert not system.of("AWS::SecretsManager::ResourcePolicy")
     for role in system.of("AWS::IAM::Role"):
         assert not role.properties.get("Policies")
         assert not [arn for arn in role.properties.get("ManagedPolicyArns", []) if "aws:policy" in json.dumps(arn)]
-    (allowed,) = [
-        policy
-        for policy in system.of("AWS::IAM::ManagedPolicy")
-        if any(
-            allows(statement, f"secretsmanager:{action}")
-            for statement in policy.properties["PolicyDocument"]["Statement"]
-            for action in OF_THE_SECRET
-        )
-    ]
-    assert allowed.properties["ManagedPolicyName"] == f"citizens-rotation-{SUFFIX}"
-    (user,) = allowed.properties["Roles"]
-    role = system.the("AWS::IAM::Role", user["Ref"])
-    assert role.properties["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {
-        "Service": "lambda.amazonaws.com"
-    }
-    users = [
-        each.properties["FunctionName"]
-        for each in system.of("AWS::Lambda::Function")
-        if user["Ref"] in json.dumps(each.properties["Role"])
-    ]
-    assert users == [f"citizens-rotation-{SUFFIX}"]
+    may: dict[str, set[str]] = {}
+    for policy in system.of("AWS::IAM::ManagedPolicy"):
+        for statement in policy.properties["PolicyDocument"]["Statement"]:
+            found = {action for action in OF_THE_SECRET if allows(statement, f"secretsmanager:{action}")}
+            if found:
+                may.setdefault(policy.properties["ManagedPolicyName"], set()).update(found)
+    rotation, *readers = (f"citizens-{name}-{SUFFIX}" for name in ("rotation", "roll-forward", "rewind"))
+    assert may.keys() == {rotation, *readers}
+    assert all(may[reader] == {"GetSecretValue"} for reader in readers)
+    for policy in system.of("AWS::IAM::ManagedPolicy"):
+        if policy.properties["ManagedPolicyName"] not in may:
+            continue
+        (user,) = policy.properties["Roles"]
+        role = system.the("AWS::IAM::Role", user["Ref"])
+        assert role.properties["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {
+            "Service": "lambda.amazonaws.com"
+        }
+        users = [
+            each.properties["FunctionName"]
+            for each in system.of("AWS::Lambda::Function")
+            if user["Ref"] in json.dumps(each.properties["Role"])
+        ]
+        assert users == [policy.properties["ManagedPolicyName"]]
