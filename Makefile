@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SCENARIO ?= primary-lost
+# Processes that share the tests out.
+WORKERS ?= 2
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
@@ -36,8 +38,8 @@ drill: $(READY) ## lose the primary on this machine and measure the recovery (SC
 
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest tests/unit -q -n 2 --dist loadgroup
-	@$(BIN)/coverage run -m pytest tests/integration -q -n 2 --dist loadgroup
+	@$(BIN)/coverage run -m pytest tests/unit -q -n $(WORKERS) --dist loadgroup
+	@$(BIN)/coverage run -m pytest tests/integration -q -n $(WORKERS) --dist loadgroup
 	@$(MAKE) --no-print-directory coverage
 
 coverage: $(READY)
@@ -45,10 +47,10 @@ coverage: $(READY)
 	@$(BIN)/coverage report --fail-under=90
 
 unit: $(READY) ## unit tests alone
-	@$(BIN)/python -m pytest tests/unit -q -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest tests/unit -q -n $(WORKERS) --dist loadgroup
 
 integration: $(READY) ## integration tests against a local cloud of their own
-	@$(BIN)/python -m pytest tests/integration -q -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest tests/integration -q -n $(WORKERS) --dist loadgroup
 
 integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
 	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json
@@ -60,7 +62,7 @@ pictures: $(READY) ## draw the failover machine into docs/ from its definition
 	@$(BIN)/python -m stacks.picture
 
 rehearse-time: $(READY) ## 1,000 seeded incidents in virtual time with AWS's delays: a table and reports/incidents.json
-	@$(BIN)/python -m drills.incidents
+	@$(BIN)/python -m drills.virtual
 
 least-privilege: $(READY) ## show that every permission is used and needed: a table and reports/least-privilege.json
 	@$(BIN)/python -m privilege

@@ -63,6 +63,14 @@ class Figures:
         return [ours / theirs for ours, theirs in zip(self.our_bytes, self.their_bytes, strict=True)]
 
 
+def open_session(path: Path, database: str = "postgres") -> Session:
+    """A session of the cluster's administrator by its Unix socket."""
+    raw = socket.socket(socket.AF_UNIX)
+    raw.connect(str(path))
+    connection = Connection(ADMINISTRATOR, database=database, sock=raw, ssl_context=False)
+    return Session(connection, _Watchdog(raw.dup()), Endpoint(str(path), 0), Credentials(ADMINISTRATOR, ""))
+
+
 class Bench:
     """A cluster with a load behind a slot, which is copied for every run."""
 
@@ -78,11 +86,7 @@ class Bench:
         self._keep_before = False
 
     def open(self, database: str = "postgres") -> Session:
-        raw = socket.socket(socket.AF_UNIX)
-        raw.connect(str(self.cluster.socket))
-        connection = Connection(ADMINISTRATOR, database=database, sock=raw, ssl_context=False)
-        endpoint = Endpoint(str(self.cluster.socket), 0)
-        return Session(connection, _Watchdog(raw.dup()), endpoint, Credentials(ADMINISTRATOR, ""))
+        return open_session(self.cluster.socket, database)
 
     def load(self, load: str, keep_before: bool = False) -> None:
         """Put the load `pgbench` or `copy` behind the slot; `keep_before`: the database as it was, as `before`."""
@@ -98,10 +102,10 @@ class Bench:
             self.session = self.open()
         self.session.run("SELECT pg_create_logical_replication_slot('origin', 'pgoutput')", SECONDS)
 
-    def load_pgbench(self) -> None:
+    def load_pgbench(self, transactions: int = PGBENCH_TRANSACTIONS) -> None:
         self.host.run("pgbench", "-i", "-q", "-s", str(PGBENCH_SCALE), *self.address, "postgres")
         self.begin()
-        clients = ("-n", "-c", "4", "-j", "2", "-t", str(PGBENCH_TRANSACTIONS // 4))
+        clients = ("-n", "-c", "4", "-j", "2", "-t", str(transactions // 4))
         self.host.run("pgbench", *clients, *self.address, "postgres")
 
     def load_copies(self) -> None:
@@ -167,16 +171,23 @@ class Bench:
         self.host.close()
 
 
-def _measured(load: str, runs: int) -> Figures:
+@contextlib.contextmanager
+def bench_in_a_folder() -> Iterator[tuple[Bench, Path]]:
+    """A bench and a folder for what is measured; both are gone afterwards."""
     # Not in a folder of ours: PostgreSQL runs as another user when this runs as root, and must be able to enter.
     folder = Path(tempfile.mkdtemp(prefix="citizens-bench-"))
     folder.chmod(0o755)
     try:
         with contextlib.closing(Bench(folder / "state")) as bench:
-            bench.load(load)
-            return bench.measure(runs, folder)
+            yield bench, folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measured(load: str, runs: int) -> Figures:
+    with bench_in_a_folder() as (bench, folder):
+        bench.load(load)
+        return bench.measure(runs, folder)
 
 
 def transaction_log(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:

@@ -20,9 +20,10 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     accepted = override.parse(event.get("override"))
     table, client = clients.table(settings), clients.rds()
     # All at once, whoever is primary: one call that hangs costs no other its time
-    with ThreadPoolExecutor(max_workers=8) as pool:
+    with ThreadPoolExecutor(max_workers=10) as pool:
         reading = pool.submit(roles.known, table)
         leasing = pool.submit(incident.read_lease, table)
+        accepting = pool.submit(override.active, table, time.time())
         pausing = pool.submit(pause.active, table, time.time())
         seen = [pool.submit(observation.read, table, witness) for witness in WITNESSES]
         statuses = {member: pool.submit(rds.status, client, member) for member in settings.members}
@@ -42,7 +43,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
             forced=bool(event.get("forced", False)),
             holder=None if holder == event["incident"] else holder,
             paused=pausing.result(),
-            override=accepted,
+            override=accepted or accepting.result(),
             detection=detection(),
             objectives=objectives(),
         )

@@ -13,7 +13,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from functions import clients, journal
-from functions.environment import Environment, environment, password_policy
+from functions.environment import Environment, environment, password_policy, transaction_log
 from recovery import incident, master, secret
 from recovery.connection import Unreachable
 from recovery.cutover import CutOver, NotPromoted, point_secret
@@ -33,8 +33,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     """What to do is `Step`; raising makes the caller try again.
 
     {"Step": "createSecret" …, "SecretId", "ClientRequestToken"} → {}: a step of a rotation.
-    {"Step": "prepareDatabase", "member"?, "time"?} → {"host"}: roles, tables, publication (at the secret's host); with
-    the schedule's time (ISO 8601) the password's age at that time goes to the log, for an alarm.
+    {"Step": "prepareDatabase", "member"?, "time"?} → {"host"}: roles, tables, publication or none (secret's host);
+    with the schedule's time (ISO 8601) the password's age at that time goes to the log, for an alarm.
     {"Step": "pointSecret", "incident", "epoch" (old), "primary" (new), "standby" (old primary)} → {"host"}.
     """
     settings = environment()
@@ -82,7 +82,8 @@ def _prepare(settings: Environment, member: str | None) -> dict[str, Any]:
     endpoint: Endpoint = versions[0].endpoint if member is None else settings.member(member).endpoint
     try:
         with master.open_first(endpoint, clients.database(settings), versions, SECONDS, "citizens-prepare") as session:
-            prepare(session)
+            if not prepare(session, transaction_log()):
+                journal.note("slot still in use", {"host": endpoint.host})
     except Unreachable:
         lease = incident.read_lease(clients.table(settings)) if member is None else None
         if lease is None or not lease.held(time.time()):

@@ -301,7 +301,9 @@ class ClusterPair:
         if self.main is not None and self.copy is not None:
             self.copy.configure(
                 # Nobody reads from the copy: nothing there may hold back vacuum at the main cluster.
-                self._settings | self.main.connection_info(COPY_NAME, COPY_NAME) | {"hot_standby_feedback": "off"}
+                self._settings
+                | self.main.connection_info(COPY_NAME, COPY_NAME)
+                | {"hot_standby_feedback": "off", "sync_replication_slots": "off"}
             )
 
 

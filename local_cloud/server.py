@@ -114,10 +114,12 @@ def client_environment(options: LocalCloudOptions, authority_bundle: Path) -> di
 
 
 def open_listener(host: str) -> socket.socket:
-    """Return a socket bound to a free port of `host`. It stays open, so that no other process gets the port."""
+    """Return a socket that listens on a free port of `host`. It stays open, so that no other process gets the port,
+    and a client that is early waits instead of being refused."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, 0))
+    listener.listen()
     listener.set_inheritable(False)
     return listener
 

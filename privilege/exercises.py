@@ -26,6 +26,8 @@ ARCHIVE_SECONDS = 33
 """Likewise of the archive, which keeps 30 s for its last statement."""
 INCIDENT_SECONDS = 60.0
 PATIENCE_SECONDS = 15.0
+LOG_CARE_SECONDS = 90
+"""Likewise of the log's care, which keeps 60 s for removing what expired."""
 FUNCTIONS_OF_SCHEDULES = ("witness-a", "witness-c", "archive")
 
 
@@ -151,6 +153,15 @@ def _archive(site: Site) -> None:
     _logged(site, "archive")
 
 
+def _log_care(site: Site) -> None:
+    """What nothing has told of yet is looked at: the members' restorable times are asked for, the files are there."""
+    site.renew("log-care", LOG_CARE_SECONDS)
+    answer = site.invoke("log-care", {})
+    expect(answer["verdict"] in ("OK", "WARNING"), f"the log's verdict is {answer['verdict']}")
+    expect(answer["needed_since"], "RDS names no time to which the primary can be restored")
+    _logged(site, "log-care")
+
+
 def _rewind(site: Site) -> None:
     """It reads the log, and signs in to the primary as the main user to tell where that stands in it."""
     _, primary, _ = site.role_record()
@@ -267,18 +278,22 @@ def _schedule(name: str) -> Callable[[Site], None]:
     return fires
 
 
-def _schedule_of_rotation(site: Site) -> None:
-    """Fired now, it has the rotation function look after the database; the schedule stays as it is."""
-    before = _invocations(site, "rotation")
-    refused = site.denials("citizens-rotation-schedule")
-    post(f"{site.control}/schedules/fire")
-    unless_refused(
-        site,
-        "citizens-rotation-schedule",
-        refused,
-        lambda: _invocations(site, "rotation") > before,
-        "a run of rotation",
-    )
+def _schedule_left_alone(name: str) -> Callable[[Site], None]:
+    """Fired now, it has its function do what harms nobody; the schedule stays as it is."""
+
+    def fires(site: Site) -> None:
+        before = _invocations(site, name)
+        refused = site.denials(f"citizens-{name}-schedule")
+        post(f"{site.control}/schedules/fire")
+        unless_refused(
+            site,
+            f"citizens-{name}-schedule",
+            refused,
+            lambda: _invocations(site, name) > before,
+            f"a run of {name}",
+        )
+
+    return fires
 
 
 def _close_default_group(site: Site) -> None:
@@ -431,7 +446,10 @@ EXERCISES: tuple[Exercise, ...] = (
         Exercise(f"the schedule of {name} invokes it", f"citizens-{name}-schedule", _schedule(name))
         for name in FUNCTIONS_OF_SCHEDULES
     ),
-    Exercise("the schedule of rotation invokes it", "citizens-rotation-schedule", _schedule_of_rotation),
+    *(
+        Exercise(f"the schedule of {name} invokes it", f"citizens-{name}-schedule", _schedule_left_alone(name))
+        for name in ("rotation", "log-care")
+    ),
     Exercise("the default group is closed again", "citizens-close-default-group", _close_default_group),
     Exercise("the probe reaches the primary", "citizens-probe", _probe),
     Exercise("the arbiter knows both members' status and events", "citizens-arbiter", _arbiter),
@@ -441,6 +459,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise("the cut-over moves the roles into the next epoch", "citizens-cutover", _cut_over),
     Exercise("the four steps of a rotation change the password", "citizens-rotation", _rotate, heals=True),
     Exercise("the archive works through the log", "citizens-archive", _archive),
+    Exercise("the log's files are looked after", "citizens-log-care", _log_care),
     Exercise("the log is read, and a database's place in it found", "citizens-rewind", _rewind),
     *(
         Exercise(f"{name} publishes what it sees and asks for the machine", f"citizens-{name}", _witness(name), True)

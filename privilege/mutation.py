@@ -32,6 +32,8 @@ LANES: Sequence[Sequence[str]] = (
         "citizens-cutover",
         "citizens-rotation",
         "citizens-rotation-schedule",
+        "citizens-log-care",
+        "citizens-log-care-schedule",
     ),
     (
         *(f"citizens-{name}-schedule" for name in FUNCTIONS_OF_SCHEDULES),

@@ -70,6 +70,8 @@ class Decision:
     epoch: int
     primary_status: str
     inputs: dict[str, Any]
+    override: dict[str, Any] | None = None
+    """What an operator accepts and says about it, if anything: {"by", "reason", "accepts"}."""
 
 
 def lost(status: str) -> bool:
@@ -107,6 +109,7 @@ def decide(situation: Situation) -> Decision:
         epoch=situation.roles.epoch,
         primary_status=situation.primary.status,
         inputs=_inputs(situation),
+        override=_accepted(situation.override),
     )
 
 
@@ -293,6 +296,12 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
+def _accepted(override: Override | None) -> dict[str, Any] | None:
+    if override is None:
+        return None
+    return {"by": override.by, "reason": override.reason, "accepts": sorted(override.accepts)}
+
+
 def _inputs(situation: Situation) -> dict[str, Any]:
     counted = {each.witness for each in fresh(situation)}
     return {
@@ -301,9 +310,6 @@ def _inputs(situation: Situation) -> dict[str, Any]:
         "forced": situation.forced,
         "holder": situation.holder,
         "paused": None if situation.paused is None else asdict(situation.paused),
-        "override": None
-        if situation.override is None
-        else asdict(situation.override) | {"accepts": sorted(situation.override.accepts)},
         "observations": [asdict(each) | {"fresh": each.witness in counted} for each in situation.observations],
         "primary": asdict(situation.primary),
         "standby": asdict(situation.standby),

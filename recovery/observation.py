@@ -54,6 +54,14 @@ class Observation:
     incident_at: float | None = None
 
 
+def failed_rounds(before: Observation | None, reachable: bool, at: float) -> tuple[int, float | None]:
+    """Consecutive rounds in which the primary failed, and when the first began, after one more that began at `at`."""
+    if reachable:
+        return 0, None
+    failures = (before.failures if before else 0) + 1
+    return failures, before.first_failure_at if before and before.first_failure_at is not None else at
+
+
 def put(table: RecoveryTable, observation: Observation) -> None:
     """Replace this witness's observation."""
     table.put(

@@ -272,11 +272,8 @@ class Witness:
         if self._last_lsn and standby.replayed_lsn:
             behind = max(0, lsn_number(self._last_lsn) - lsn_number(standby.replayed_lsn))
             standby = replace(standby, lag_bytes=behind)
-        failures, first = 0, None
-        if not primary.reachable:
-            self.failures += 1
-            failures = (before.failures if before else 0) + 1
-            first = before.first_failure_at if before and before.first_failure_at is not None else at
+        failures, first = observation.failed_rounds(before, primary.reachable, at)
+        self.failures += not primary.reachable
         return Observation(
             witness=self._name,
             at=self._clock(),

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from stacks.names import FUNCTIONS, METRICS_NAMESPACE, Names
+from stacks.database import SLOT_SHARE_OF_STORAGE
+from stacks.names import METRICS_NAMESPACE, Names, deployed_functions
 from stacks.settings import Settings
 
 GIB = 1024**3
@@ -138,6 +139,7 @@ def alarms(watched: Watched) -> tuple[Alarm, ...]:
     return (
         *_reachability(watched),
         *_objectives(watched),
+        *_log(watched),
         *_machine(watched),
         *_functions(watched),
         *_credentials(watched),
@@ -189,6 +191,35 @@ def _objectives(watched: Watched) -> Iterator[Alarm]:
             meaning="The standby is behind by half the recovery point objective",
             action="Look for a long transaction or a burst of writes on the primary and for conflicts on the standby",
         )
+
+
+def _log(watched: Watched) -> Iterator[Alarm]:
+    """That the transaction log is kept, and that what was kept is still there."""
+    care = watched.names.function_log_group("log-care")
+    yield Alarm(
+        name="log-verdict",
+        metric=watched.ours("LogVerdict"),
+        # 0 is OK, 1 a WARNING, 2 a FAILURE
+        threshold=1,
+        period=86_400,
+        severity=Severity.CRITICAL,
+        missing=MISSING_IS_A_FAULT,
+        meaning="The log's files are damaged or incomplete, or nobody has verified them for a day",
+        action=f"Read the findings in {care}: each names a file; bring it back from the backup",
+    )
+    if not watched.settings.transaction_log:
+        return
+    half = watched.settings.rpo_seconds / 2
+    yield Alarm(
+        name="log-lag-bytes",
+        metric=watched.ours("LogLagBytes"),
+        threshold=watched.settings.allocated_storage * GIB * SLOT_SHARE_OF_STORAGE / 2,
+        periods=3,
+        # The lag in seconds speaks of silence
+        meaning="The archived transaction log is behind by half of what its slot may hold back; beyond all of it "
+        "PostgreSQL gives the slot up, and the log has a gap",
+        action="Look at the log of the function archive, and in pg_replication_slots whether the slot is active",
+    )
     yield Alarm(
         name="log-lag",
         metric=watched.ours("LogLagSeconds"),
@@ -224,7 +255,7 @@ def _machine(watched: Watched) -> Iterator[Alarm]:
 
 
 def _functions(watched: Watched) -> Iterator[Alarm]:
-    for name in FUNCTIONS:
+    for name in deployed_functions(watched.settings.transaction_log):
         yield Alarm(
             name=f"{name}-errors",
             metric=Metric("AWS/Lambda", "Errors", {"FunctionName": watched.names.of(name)}, statistic="Sum"),

@@ -101,6 +101,11 @@ class Database(CitizensStack):
                 "track_commit_timestamp": "1",
                 "max_slot_wal_keep_size": str(slot_mib),
                 "hot_standby_feedback": "1",
+                # The standby keeps the log's slot in step, so a promoted one has it before any client writes. RDS asks
+                # the database of its `rds.` parameter for the slots. `synchronized_standby_slots` stays unset: with the
+                # standby lost it would stop the archive.
+                "sync_replication_slots": "1",
+                "rds.logical_slot_sync_dbname": DATABASE,
                 "wal_sender_timeout": "30000",
                 "log_connections": "1",
                 "log_disconnections": "1",
@@ -259,6 +264,7 @@ class Database(CitizensStack):
                     "MEMBERS": members.as_json(),
                     "PASSWORD_LENGTH": str(self.settings.password_length),
                     "PASSWORD_EXCLUDED": self.settings.password_excluded,
+                    "TRANSACTION_LOG": "on" if self.settings.transaction_log else "off",
                 },
                 statements=[
                     *read_secret(self, members.secret_arn),

@@ -96,8 +96,8 @@ class DisasterRecovery(Stack):
                 "RotationFunctionName": database.rotation.name,
                 "WitnessAFunctionName": failover.functions["witness-a"].name,
                 "WitnessCFunctionName": failover.functions["witness-c"].name,
-                "ArchiveFunctionName": log.archive.name,
-                "RewindFunctionName": log.rewind.name,
+                **({"ArchiveFunctionName": log.archive.name} if log.archive else {}),
+                **({"RewindFunctionName": log.rewind.name} if log.rewind else {}),
             }
         )
 

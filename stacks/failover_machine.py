@@ -36,13 +36,16 @@ TIMELINE_ENTRIES = 100
 
 @dataclass(frozen=True)
 class MachineReferences:
-    """What the machine refers to: ARNs (or CDK tokens of them), names, and each member's own security group."""
+    """What the machine refers to: ARNs (or CDK tokens of them), names, and each member's own security group.
+
+    `open_log_arn` and `roll_forward_arn` are None when no transaction log is kept: the machine has no such steps then.
+    """
 
     arbiter_arn: str
     probe_arn: str
     rotation_arn: str
-    open_log_arn: str
-    roll_forward_arn: str
+    open_log_arn: str | None
+    roll_forward_arn: str | None
     cutover_arn: str
     verify_arn: str
     topic_arn: str
@@ -89,7 +92,7 @@ BUDGETS: Mapping[str, Budget] = {
     "PrepareDatabase": Budget(timeout=15),
     "OpenLog": Budget(timeout=5),
     # What the standby lacked: 100,000 transactions take it a few seconds, and it goes on where it was cut off
-    "RollForward": Budget(timeout=45, attempts=2, pause=1),
+    "RollForward": Budget(timeout=45),
     "PointSecret": Budget(timeout=6),
     "CutOver": Budget(timeout=4),
     "Verify": Budget(timeout=6),
@@ -108,35 +111,53 @@ RESUMED_AT: Mapping[str, str] = {
     "Promote": "Promote",
     "AwaitPromotion": "AwaitPromotion",
     "ProbePromoted": "AwaitPromotion",
+    "PromotionOverdue": "AwaitPromotion",
     # It has replicated all that the log needs; should something be missing, it is put in place before the next try
     "OpenLog": "PrepareDatabase",
     "PointSecret": "PointSecret",
     "CutOver": "CutOver",
     "Verify": "Verify",
 }
+# The deadline that is put off when a step is come back to: its time was spent on failing.
+EXTENDED: Mapping[str, str] = {
+    "FindIngress": "fenceBy",
+    "ConfirmFence": "confirmBy",
+    "PromotionOverdue": "promoteBy",
+}
 
 
 def definition(references: MachineReferences) -> dict[str, Any]:
     """The whole machine as ASL."""
-    planned = _assembled(references, dict.fromkeys(RESUMED_AT, 0.0))
-    remaining = {
-        step: OVERRUN_PAUSE_SECONDS + promise.remaining(planned, resumed) for step, resumed in RESUMED_AT.items()
-    }
-    return _assembled(references, remaining)
+    planned = _assembled(references, dict.fromkeys(_resumed_at(references), 0.0))
+    return _assembled(references, remaining(planned))
 
 
-def _assembled(references: MachineReferences, remaining: Mapping[str, float]) -> dict[str, Any]:
-    """`remaining` tells for each step how many seconds another try and all after it may take."""
+def remaining(machine: Mapping[str, Any]) -> dict[str, float]:
+    """How many seconds another try of each step, and all that follows it, may take from its failure on."""
+    states = machine["States"]
+    seconds = {step: promise.remaining(machine, at) for step, at in RESUMED_AT.items() if step in states}
+    # A poll that failed does not make RDS begin anew; a promotion that is overdue may end at any time, or never
+    polled = sum(BUDGETS[state].timeout for state in ("AwaitPromotion", "ProbePromoted"))
+    seconds["AwaitPromotion"] = seconds["ProbePromoted"] = polled + promise.remaining(
+        machine, "OpenLog" if "OpenLog" in states else "PointSecret"
+    )
+    seconds["PromotionOverdue"] = float(GIVE_UP_SECONDS)
+    return {step: OVERRUN_PAUSE_SECONDS + each for step, each in seconds.items()}
+
+
+def _assembled(references: MachineReferences, needed: Mapping[str, float]) -> dict[str, Any]:
+    """`needed` tells for each step how many seconds another try and all after it may take."""
     states = {
         **_deciding(references),
         **_fencing(references),
         **_promoting(references),
+        **_opening_log(references),
         **_cutting_over(references),
         **_overrunning(references),
         **_ending(references),
     }
     states["Overrun"]["Choices"][2]["Condition"] = (
-        f"{{% $atRisk = false and $millis() + $lookup({json.dumps(dict(remaining))}, $step) * 1000 > $recoverBy %}}"
+        f"{{% $atRisk = false and $millis() + $lookup({json.dumps(dict(needed))}, $step) * 1000 > $recoverBy %}}"
     )
     return {
         "Comment": "Loses nothing it can keep: decide, fence, promote, cut over, verify, record",
@@ -204,6 +225,8 @@ def _deciding(references: MachineReferences) -> dict[str, State]:
                 "$states.result.Payload.reason}]) %}",
                 "reason": "{% $states.result.Payload.reason %}",
                 "decision": "{% $states.result.Payload %}",
+                # One that was ordered meanwhile counts too
+                "override": "{% $states.result.Payload.override ? $states.result.Payload.override : $override %}",
             },
             following="Decide",
         ),
@@ -401,7 +424,7 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
                     "Next": "ProbePromoted",
                 },
                 _overrun_by(
-                    "promoteBy", "AwaitPromotion", "'the standby is not promoted yet; RDS says ' & $member.status"
+                    "promoteBy", "PromotionOverdue", "'the standby is not promoted yet; RDS says ' & $member.status"
                 ),
                 # The status stays `available` for seconds after the call, so asking again may be refused, harmlessly
                 {"Condition": "{% $member.status = 'available' %}", "Next": "PromoteAgainPause"},
@@ -423,9 +446,9 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
                 {
                     "Condition": "{% $promoted.reachable = true and $promoted.in_recovery = false %}",
                     "Assign": {"timeline": _note("$decision.standby & ' is promoted'")},
-                    "Next": "OpenLog",
+                    "Next": "OpenLog" if references.open_log_arn else "PointSecret",
                 },
-                _overrun_by("promoteBy", "ProbePromoted", "'the promoted standby takes no writes yet'"),
+                _overrun_by("promoteBy", "PromotionOverdue", "'the promoted standby takes no writes yet'"),
             ],
             "Default": "PromotionPause",
         },
@@ -433,6 +456,53 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
 
 
 def _cutting_over(references: MachineReferences) -> dict[str, State]:
+    return {
+        "PointSecret": _invoke(
+            "PointSecret",
+            references.rotation_arn,
+            {
+                "Step": "pointSecret",
+                "incident": "{% $incident %}",
+                "epoch": "{% $epoch %}",
+                "primary": "{% $decision.standby %}",
+                "standby": "{% $decision.primary %}",
+            },
+            assign={"timeline": _note("'secret points at ' & $states.result.Payload.host")},
+            following="CutOver",
+        ),
+        "CutOver": _invoke(
+            "CutOver",
+            references.cutover_arn,
+            {
+                "incident": "{% $incident %}",
+                "epoch": "{% $epoch %}",
+                "primary": "{% $decision.standby %}",
+                "standby": "{% $decision.primary %}",
+            },
+            assign={"timeline": _note("'cut over to ' & $states.result.Payload.host")},
+            following="Verify",
+        ),
+        "Verify": _invoke(
+            "Verify",
+            references.verify_arn,
+            {},
+            assign={
+                "outcome": "promoted",
+                "timeline": _note("'written and read back on ' & $states.result.Payload.member"),
+            },
+            following="Record",
+        ),
+    }
+
+
+def _resumed_at(references: MachineReferences) -> dict[str, str]:
+    return {step: at for step, at in RESUMED_AT.items() if step != "OpenLog" or references.open_log_arn is not None}
+
+
+def _opening_log(references: MachineReferences) -> dict[str, State]:
+    """Of the new epoch, and what the old one has beyond the standby is applied; nothing when no log is kept."""
+    if references.open_log_arn is None or references.roll_forward_arn is None:
+        return {}
     return {
         "PrepareDatabase": _task(
             "PrepareDatabase",
@@ -486,48 +556,14 @@ def _cutting_over(references: MachineReferences) -> dict[str, State]:
                 }
             ],
         ),
-        "PointSecret": _invoke(
-            "PointSecret",
-            references.rotation_arn,
-            {
-                "Step": "pointSecret",
-                "incident": "{% $incident %}",
-                "epoch": "{% $epoch %}",
-                "primary": "{% $decision.standby %}",
-                "standby": "{% $decision.primary %}",
-            },
-            assign={"timeline": _note("'secret points at ' & $states.result.Payload.host")},
-            following="CutOver",
-        ),
-        "CutOver": _invoke(
-            "CutOver",
-            references.cutover_arn,
-            {
-                "incident": "{% $incident %}",
-                "epoch": "{% $epoch %}",
-                "primary": "{% $decision.standby %}",
-                "standby": "{% $decision.primary %}",
-            },
-            assign={"timeline": _note("'cut over to ' & $states.result.Payload.host")},
-            following="Verify",
-        ),
-        "Verify": _invoke(
-            "Verify",
-            references.verify_arn,
-            {},
-            assign={
-                "outcome": "promoted",
-                "timeline": _note("'written and read back on ' & $states.result.Payload.member"),
-            },
-            following="Record",
-        ),
     }
 
 
 def _overrunning(references: MachineReferences) -> dict[str, State]:
     """What happens to a step that is not done within its budget: it is tried again, and people are told in time."""
     given_up = {"outcome": "failed", "reason": "{% $trouble %}"}
-    *others, last = RESUMED_AT
+    steps = _resumed_at(references)
+    *others, last = steps
     return {
         "Overrun": {
             "Type": "Choice",
@@ -557,15 +593,12 @@ def _overrunning(references: MachineReferences) -> dict[str, State]:
             "Choices": [
                 {
                     "Condition": f"{{% $step = '{step}' %}}",
-                    # Its loop is granted more time than it had
-                    "Assign": {
-                        name: _from_now(OVERRUN_EXTENSION_SECONDS) for name in ("fenceBy", "confirmBy", "promoteBy")
-                    },
-                    "Next": RESUMED_AT[step],
+                    **({"Assign": {EXTENDED[step]: _from_now(OVERRUN_EXTENSION_SECONDS)}} if step in EXTENDED else {}),
+                    "Next": steps[step],
                 }
                 for step in others
             ],
-            "Default": RESUMED_AT[last],
+            "Default": steps[last],
         },
     }
 

@@ -22,8 +22,16 @@ FUNCTIONS = (
     "verify",
     "archive",
     "rewind",
+    "log-care",
     "rotation",
 )
+# Those that are not deployed when the transaction log is turned off.
+LOG_FUNCTIONS = ("open-log", "roll-forward", "rewind", "archive")
+
+
+def deployed_functions(transaction_log: bool) -> tuple[str, ...]:
+    """The functions of a deployment with the transaction log or without it."""
+    return tuple(name for name in FUNCTIONS if transaction_log or name not in LOG_FUNCTIONS)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from constructs import Construct
 from stacks.alarms import Alarm, Filter, Severity, Watched, alarms, described, filters, unreachable_primary
 from stacks.database import DatabaseProps
 from stacks.failover import FailoverProps
-from stacks.names import FUNCTIONS, METRICS_NAMESPACE
+from stacks.names import METRICS_NAMESPACE, deployed_functions
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
 from stacks.permissions import allow, identity
@@ -179,7 +179,10 @@ class Observability(CitizensStack):
             ),
             self._graph(
                 "Function errors",
-                [["AWS/Lambda", "Errors", "FunctionName", self.names.of(name)] for name in FUNCTIONS],
+                [
+                    ["AWS/Lambda", "Errors", "FunctionName", self.names.of(name)]
+                    for name in deployed_functions(self.settings.transaction_log)
+                ],
                 16,
                 6,
                 "Sum",

@@ -34,8 +34,8 @@ def page() -> str:
     return (
         "# The failover machine\n\n"
         "Drawn from its definition by `make pictures`; a test keeps it current. A rectangle is a task, a rounded one a "
-        "wait, a diamond a\nchoice, each with the longest that one visit may take. Dotted: an error, or a budget that is "
-        "spent, is caught.\n\n"
+        "wait, a diamond\na choice, each with the longest that one visit may take. Dotted: an error, or a spent "
+        "budget, is caught.\n\n"
         f"```mermaid\n{mermaid(machine)}\n```\n\n"
         "With the default settings, `make synth` proves:\n\n"
         f"```\n{promise.prove(machine, Detection(), Objectives())}\n```\n"

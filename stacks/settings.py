@@ -104,6 +104,16 @@ class Settings(BaseSettings):
     engine_version: str = Field(default="18.6", description="PostgreSQL version; its major is the one rehearsed")
     allocated_storage: int = Field(default=20, ge=20, le=16384, description="Storage of each member, GiB")
     backup_retention_days: int = Field(default=35, ge=7, le=35, description="RDS automated backups are kept, days")
+    transaction_log: bool = Field(
+        default=True,
+        description="Keep the transaction log; off, its publication, triggers and slot are removed from the database",
+    )
+    log_kept_days: int = Field(
+        default=35,
+        ge=1,
+        le=3650,
+        description="The transaction log is kept at least, days; longer while a backup needs it",
+    )
     protect: bool = Field(
         default=False, description="Deletion protection, final snapshots, kept data, vault lock: on for production"
     )

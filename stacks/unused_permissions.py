@@ -50,7 +50,7 @@ UNUSED: Sequence[Unused] = (
             "Lambda refuses a dead-letter queue that the role may not send to; the function is invoked synchronously",
             "AWS Lambda API reference, DeadLetterConfig",
         )
-        for function in ("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify")
+        for function in ("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify", "log-care")
     ),
     Unused(
         "citizens-*-schedule",
@@ -65,7 +65,7 @@ UNUSED: Sequence[Unused] = (
             "EFS asks for it when a mounted client writes; the local cloud's file system is a folder",
             "Amazon EFS user guide, Using IAM to control file system data access",
         )
-        for function in ("archive", "roll-forward")
+        for function in ("archive", "roll-forward", "log-care")
     ),
     Unused(
         "citizens-failover",

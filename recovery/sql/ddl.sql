@@ -54,13 +54,18 @@ END
 $body$;
 
 -- Runs as its caller, so nobody else can read the key by it.
-CREATE OR REPLACE FUNCTION recovery.sealed(content jsonb) RETURNS bytea
+--
+-- PostgreSQL files a message under the position where it ends, and a row under that where it begins. A row right behind
+-- a message of a subtransaction has the same, and either may be decoded first. A record in between keeps them apart.
+CREATE OR REPLACE FUNCTION recovery.emit_ddl(content jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
     message bytea := convert_to(content::text, 'UTF8');
     secret bytea := coalesce((SELECT key FROM recovery.ddl_key), '');
 BEGIN
-    RETURN convert_to(encode(sha256(secret || sha256(secret || message)), 'hex'), 'UTF8') || message;
+    PERFORM pg_logical_emit_message(true, 'citizens.ddl', convert_to(
+        encode(sha256(secret || sha256(secret || message)), 'hex'), 'UTF8') || message);
+    PERFORM pg_logical_emit_message(false, 'citizens.ddl', '');
 END
 $body$;
 
@@ -164,16 +169,11 @@ BEGIN
             'standard_conforming_strings', current_setting('standard_conforming_strings'),
             'default_table_access_method', current_setting('default_table_access_method'),
             'default_toast_compression', current_setting('default_toast_compression'))));
-    PERFORM pg_logical_emit_message(true, 'citizens.ddl', recovery.sealed(content));
-    -- Decoding orders a message by the end of its record, where the next begins; when that is a row of another
-    -- subtransaction (this block is one) the row may come first. So something that may come late stands between.
-    PERFORM pg_logical_emit_message(true, 'citizens.ddl.end', '');
+    PERFORM recovery.emit_ddl(content);
 EXCEPTION WHEN OTHERS THEN
     -- DDL is never refused because it cannot be kept; roll forward stops here with this reason.
     RAISE WARNING 'this % is not in the transaction log: %', tg_tag, sqlerrm;
-    PERFORM pg_logical_emit_message(
-        true, 'citizens.ddl', recovery.sealed(jsonb_build_object('tag', tg_tag, 'failed', sqlerrm)));
-    PERFORM pg_logical_emit_message(true, 'citizens.ddl.end', '');
+    PERFORM recovery.emit_ddl(jsonb_build_object('tag', tg_tag, 'failed', sqlerrm));
 END
 $body$;
 

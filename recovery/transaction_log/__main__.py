@@ -1,4 +1,5 @@
-"""The transaction log on the command line: `verify` it, `list` its transactions, `roll-forward` a database along it.
+"""The transaction log on the command line: `verify` it, `list` its transactions, `roll-forward` a database along it,
+let old segments `expire`, `hold` and `release` them.
 
 `verify` ends with 0 OK, 1 WARNING, 2 FAILURE; the others with 0, or 2 and one sentence.
 """
@@ -9,28 +10,30 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from recovery import clock
 from recovery.connection import Credentials, Database, Refused, Session, Unreachable, verify_full
 from recovery.members import Endpoint
-from recovery.transaction_log import listing
+from recovery.transaction_log import listing, retention
 from recovery.transaction_log.application import Diverged
 from recovery.transaction_log.batches import Until
 from recovery.transaction_log.ddl import DdlRefused
 from recovery.transaction_log.path import GapOnTheWay, Log, LogUnfit
 from recovery.transaction_log.pgoutput import MessageUnknown
 from recovery.transaction_log.position import Position, position
+from recovery.transaction_log.retention import DAY_SECONDS, Policy, RetentionRefused
 from recovery.transaction_log.roll_forward import Account, Unsuitable, roll_forward
-from recovery.transaction_log.segment import SegmentCorrupt
+from recovery.transaction_log.segment import LogInUse, SegmentCorrupt
 from recovery.transaction_log.standing import StandsNowhere
 from recovery.transaction_log.verification import verify
 
 CONNECT_SECONDS = 10.0
 EXPECTED = (
-    DdlRefused, Diverged, GapOnTheWay, LogUnfit, MessageUnknown, OSError, Refused, SegmentCorrupt, StandsNowhere,
-    Unreachable, Unsuitable, ValueError,
+    DdlRefused, Diverged, GapOnTheWay, LogInUse, LogUnfit, MessageUnknown, OSError, Refused, RetentionRefused,
+    SegmentCorrupt, StandsNowhere, Unreachable, Unsuitable, ValueError,
 )  # fmt: skip
 
 
@@ -38,15 +41,22 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     """Run one command; returns its exit code."""
     chosen = _parser().parse_args(arguments)
     if chosen.command == "verify":
-        report = verify(chosen.folder)
+        report = verify(chosen.folder, chosen.processes)
         print(json.dumps(report.as_json(), indent=2) if chosen.json else report.as_text())
         return report.exit_code
     try:
-        if chosen.command == "list":
-            _list(chosen)
-        else:
-            account = _roll_forward(chosen, environment)
-            print(json.dumps(account.as_json(), indent=2) if chosen.json else account.as_text())
+        match chosen.command:
+            case "list":
+                _list(chosen)
+            case "roll-forward":
+                account = _roll_forward(chosen, environment)
+                print(json.dumps(account.as_json(), indent=2) if chosen.json else account.as_text())
+            case "expire":
+                policy = Policy(chosen.days * DAY_SECONDS, chosen.needed_since)
+                expired = retention.expire(chosen.folder, policy, time.time(), chosen.dry_run)
+                print(json.dumps(expired.as_json(), indent=2) if chosen.json else expired.as_text())
+            case _:
+                _hold_or_release(chosen)
     except EXPECTED as error:
         print(f"{chosen.command}: {error}", file=sys.stderr)
         return 2
@@ -57,6 +67,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m recovery.transaction_log", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("verify", help="is the log all there and unchanged?")
+    checking.add_argument("--processes", type=_count, default=os.cpu_count() or 1, help="read so many at once")
+    expiring = commands.add_parser("expire", help="remove segments that are older and not needed any more")
+    expiring.add_argument("--days", type=_days, required=True, help="keep what was committed in the last DAYS days")
+    expiring.add_argument(
+        "--needed-since",
+        type=_time,
+        required=True,
+        metavar="TIME",
+        help="when the newest recovery point was made (ISO 8601 with an offset): the log since is kept",
+    )
+    expiring.add_argument("--dry-run", action="store_true", help="only say what would go")
+    holding = commands.add_parser("hold", help="let nothing expire until the hold is released")
+    holding.add_argument("--name", required=True, help="of the hold, for its release")
+    holding.add_argument("--reason", required=True, help="why, for whoever finds it")
+    releasing = commands.add_parser("release", help="take a hold away")
+    releasing.add_argument("--name", required=True, help="of the hold")
     showing = commands.add_parser("list", help="transactions, the tables they touched, and how many rows")
     showing.add_argument("--since", type=_time, help="ISO 8601 time with an offset; from this commit time on")
     showing.add_argument("--before", type=_time, help="before this commit time")
@@ -79,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     rolling.add_argument(
         "--ca-file", type=Path, required=True, help="the certificate authorities' bundle (verify-full)"
     )
-    for command in (checking, showing, rolling):
+    for command in (checking, expiring, holding, releasing, showing, rolling):
         command.add_argument("folder", type=Path, help="the folder that holds epoch-1, epoch-2 and so on")
         command.add_argument("--json", action="store_true", help="for programs")
     return parser
@@ -90,6 +116,31 @@ def _time(text: str) -> float:
         return clock.seconds(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time like 2026-11-25T10:20:30+09:00") from None
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 64:
+        raise argparse.ArgumentTypeError("use 1 to 64")
+    return number
+
+
+def _days(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 36_500:
+        raise argparse.ArgumentTypeError("use 0 to 36500")
+    return number
+
+
+def _hold_or_release(chosen: argparse.Namespace) -> None:
+    if chosen.command == "hold":
+        made = retention.hold(chosen.folder, chosen.name, chosen.reason, time.time())
+        told = {"name": made.name, "reason": made.reason, "since": made.since}
+        print(json.dumps(told) if chosen.json else f"held: {made.name}, since {made.since}: {made.reason}")
+    else:
+        retention.release(chosen.folder, chosen.name)
+        left = [hold.name for hold in retention.holds(chosen.folder)]
+        print(json.dumps({"holds": left}) if chosen.json else f"released; holds left: {', '.join(left) or 'none'}")
 
 
 def _list(chosen: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from recovery.connection import Session
 from recovery.heartbeat import lsn_number, lsn_text
-from recovery.transaction_log import segment, source
+from recovery.transaction_log import continuity, segment, source
 from recovery.transaction_log.rows import TEXT_FORM
 from recovery.transaction_log.segment import CHANGES, GAP, OPENED, PENDING, Header, Segment
 
@@ -111,7 +111,8 @@ class Archive:
         self._resume(segment.segments(self._folder))
         slot = self._slot()
         if self._newest is None:
-            self._newest = self._link(OPENED, lsn_number(slot.position), lsn_number(slot.position))
+            begins, how = lsn_number(slot.position), continuity.evidence(self._session, STATEMENT_SECONDS)
+            self._newest = self._link(OPENED, begins, begins, how)
         elif lsn_number(slot.position) < self._newest.header.last:
             self._advance(self._newest.header.last)
         self.progress.last_lsn = lsn_text(self._newest.header.last)

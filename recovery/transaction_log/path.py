@@ -119,7 +119,7 @@ class Log:
             paths = self.segments(epoch)
             if not paths:
                 raise LogUnfit(f"There is no log of epoch {epoch} in {self.root}.")
-            after = start.lsn if epoch == start.epoch else -1
+            after = start.lsn if epoch == start.epoch else self._shared(epoch, start, paths[0])
             until = self._branched(epoch + 1, start).lsn if epoch < last_epoch else None
             if epoch == start.epoch and until is not None and after > until:
                 raise LogUnfit(
@@ -128,6 +128,11 @@ class Log:
                 )
             stretches.append(Stretch(epoch, after, until, tuple(_overlapping(paths, after, until))))
         return stretches
+
+    def _shared(self, epoch: int, start: Position, first: Path) -> int:
+        """What both epochs hold: a slot that came along with the promotion begins before the branch. -1: nothing."""
+        at = self._branched(epoch, start).lsn
+        return at if bounds(first)[0] <= at else -1
 
     def _branched(self, epoch: int, start: Position) -> Position:
         found = self.branch(epoch)

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "stacks": {"recovery.objectives", "recovery.promise", "recovery.worst_case"},
     "local_cloud": set(),
     "deployment": {"recovery", "stacks.settings", "stacks.names", "stacks.promised"},
-    "drills": {"recovery", "deployment", "stacks.settings"},
+    "drills": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
     "benchmarks": {"recovery", "deployment", "stacks.settings", "drills", "local_cloud"},
 }

@@ -24,7 +24,7 @@ from functions import (
     witness,
 )
 from functions.environment import EnvironmentIncomplete
-from recovery import observation, roles, secret
+from recovery import observation, override, pause, roles, secret
 from recovery.clock import iso
 from recovery.incident import take_lease
 from recovery.table import RecoveryTable
@@ -71,6 +71,22 @@ def test_the_arbiter_decides_from_what_the_witnesses_saw(deployed: Pair, table: 
     assert decision["primary_status"] == "absent"
     json.dumps(decision)
     assert arbiter.handler({**event, "epoch": 7, "forced": True}, Context())["inputs"]["forced"] is True
+
+
+def test_the_arbiter_reads_the_pause_and_what_an_operator_accepts(deployed: Pair, table: RecoveryTable) -> None:
+    now = time.time()
+    event = {"incident": "20270115T080000Z-abcd", "epoch": 1, "started_at": iso(now)}
+    roles.create(table, PRIMARY, STANDBY, now)
+    pause.begin(table, "restore test", 600, "duty officer", now)
+    decision = arbiter.handler({**event, "incident": ""}, Context())
+    assert decision["action"] == "refuse"
+    assert decision["inputs"]["paused"]["reason"] == "restore test"
+    override.order(table, ["lag"], "nothing else is left", "duty officer", 600, now)
+    decision = arbiter.handler({**event, "incident": ""}, Context())
+    assert decision["action"] == "wait"
+    assert decision["override"] == {"by": "duty officer", "reason": "nothing else is left", "accepts": ["lag"]}
+    brought = {"by": "chief", "reason": "because", "accepts": ["fence"]}
+    assert arbiter.handler({**event, "incident": "", "override": brought}, Context())["override"] == brought
 
 
 def test_the_probe_looks_at_one_member(deployed: Pair, as_user: Callable[[str], None]) -> None:
@@ -243,3 +259,21 @@ def test_roles_are_needed_by_the_archive(deployed: Pair, monkeypatch: pytest.Mon
     monkeypatch.setattr(roles, "read", lambda *_: None)
     with pytest.raises(roles.RolesUnknown):
         archive.handler({}, Context())
+
+
+def test_with_the_log_turned_off_the_preparation_takes_it_away(
+    deployed: Pair, monkeypatch: pytest.MonkeyPatch, as_user: Callable[[str], None]
+) -> None:
+    as_user("citizens_log")
+    archive.handler({"seconds": 0}, Context())
+    monkeypatch.setenv("TRANSACTION_LOG", "off")
+    assert rotation.handler({"Step": "prepareDatabase"}, Context()) == {"host": deployed.primary.host}
+    with deployed.open() as session:
+        assert session.run("SELECT 1 FROM pg_publication", 5) == []
+        assert session.run("SELECT 1 FROM pg_replication_slots WHERE slot_type = 'logical'", 5) == []
+    monkeypatch.setenv("TRANSACTION_LOG", "perhaps")
+    with pytest.raises(EnvironmentIncomplete, match="TRANSACTION_LOG is 'perhaps'"):
+        rotation.handler({"Step": "prepareDatabase"}, Context())
+    monkeypatch.setenv("TRANSACTION_LOG", "on")
+    rotation.handler({"Step": "prepareDatabase"}, Context())
+    assert archive.handler({"seconds": 0}, Context())["gaps"] in (0, 1)

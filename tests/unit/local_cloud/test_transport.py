@@ -10,12 +10,11 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError, SSLError
 
 from local_cloud.certificates import CertificateAuthority
 from tests.unit.local_cloud.running_cloud import RunningCloud
-
-Calls = dict[str, Any]
 
 
 def client(cloud: RunningCloud, service: str, endpoint: str, authority: str) -> Any:
@@ -26,6 +25,7 @@ def client(cloud: RunningCloud, service: str, endpoint: str, authority: str) -> 
         region_name=cloud.environment["AWS_REGION"],
         aws_access_key_id=cloud.environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=cloud.environment["AWS_SECRET_ACCESS_KEY"],
+        config=Config(retries={"total_max_attempts": 1}),
     )
 
 

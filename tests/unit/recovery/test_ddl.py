@@ -12,8 +12,9 @@ import pytest
 
 from local_cloud.cluster import ADMINISTRATOR
 from recovery.connection import Credentials, Database, Refused, Session, verify_full
-from recovery.transaction_log import ddl, segment
-from recovery.transaction_log.ddl import Replay
+from recovery.preparation import prepare
+from recovery.transaction_log import ddl, segment, source
+from recovery.transaction_log.ddl import DdlRefused, Replay
 from tests.unit.recovery.conftest import MASTER, PASSWORD, PRIMARY, Pair
 from tests.unit.recovery.test_transaction_log import drain, ready
 
@@ -24,7 +25,8 @@ def emitted(message: bytes) -> tuple[str, bytes] | None:
     """Prefix and content of a logical message of pgoutput."""
     if message[:1] != b"M":
         return None
-    assert message[1] == 1, "it is not transactional"
+    if message[1] != 1:
+        return None  # it stands outside of every transaction
     prefix, _, rest = message[10:].partition(b"\0")
     (length,) = struct.unpack_from("!I", rest)
     assert len(rest) == 4 + length
@@ -38,16 +40,19 @@ class Primary:
         self.members = members
         self.folder = folder
         self.session = members.open()
+        # Another one, for the archive sets its session up for itself
+        self.keeper = members.open()
 
     def copy(self) -> None:
         """Make the copy, and begin the log."""
         self.session.run("SELECT 1", 5)
         self.session.close()
+        self.keeper.close()
         with self._admin() as admin:
             admin.run(f"DROP DATABASE IF EXISTS {COPY}", 20)
             admin.run(f"CREATE DATABASE {COPY} TEMPLATE citizens STRATEGY file_copy", 20)
-        self.session = self.members.open()
-        self.archive = ready(self.session, self.folder)
+        self.session, self.keeper = self.members.open(), self.members.open()
+        self.archive = ready(self.keeper, self.folder)
 
     def _admin(self) -> Session:
         database = Database("postgres", verify_full(str(self.members.bundle)))
@@ -106,6 +111,7 @@ def primary(members: Pair, tmp_path: Path) -> Iterator[Primary]:
     made = Primary(members, tmp_path)
     yield made
     made.session.close()
+    made.keeper.close()
     with made._admin() as admin:
         admin.run(f"DROP DATABASE IF EXISTS {COPY}", 20)
         for role in ("clerk", "registrar"):
@@ -161,3 +167,236 @@ def test_a_days_ddl_gives_the_same_schema(primary: Primary) -> None:
     primary.run(*DAYS_WORK[:-1])
     replayed = primary.same()
     assert not [done for done in replayed if "temp" in done.lower() or "recovery" in done or "REINDEX" in done]
+
+
+def test_statements_of_one_string_are_replayed_once_each_and_in_their_places(primary: Primary) -> None:
+    primary.copy()
+    primary.run(
+        "CREATE TABLE a (n int); /* CREATE TABLE no (n int); */ INSERT INTO a VALUES (1); CREATE TEMP TABLE b (n int); "
+        "CREATE TABLE \"c;\" (n int DEFAULT 1); INSERT INTO a VALUES (2); CREATE TABLE d AS SELECT 1 AS x; "
+        "ALTER TABLE a ADD t text DEFAULT $$;$$; ALTER TABLE a ADD u text; DROP TABLE \"c;\"",
+        "BEGIN; CREATE TABLE e (n int); COMMIT; CREATE TABLE f (n int); CREATE TABLE g (n int)",
+    )  # fmt: skip
+    order = [
+        "row" if message[:1] == b"I" else str(ddl.read(said[1]))
+        for message in primary.messages()
+        if (said := emitted(message)) is not None or message[:1] == b"I"
+    ]
+    made = [
+        "CREATE TABLE public.a",
+        "ALTER TABLE public.a",
+        "row",
+        'CREATE TABLE public."c;"',
+        'ALTER TABLE public."c;"',
+    ]
+    made += ["row", "row", "CREATE TABLE AS public.d", "ALTER TABLE public.d", *2 * ["ALTER TABLE public.a"]]
+    assert order[: len(made)] == made
+    primary.same()
+
+
+@pytest.mark.parametrize("undone", ["RELEASE s", "SELECT 1"])
+def test_a_row_right_behind_ddl_of_a_subtransaction_stands_behind_it(primary: Primary, undone: str) -> None:
+    primary.copy()
+    for number in range(20):
+        primary.run(
+            f"BEGIN; SAVEPOINT s; CREATE TABLE t{number} (n int PRIMARY KEY); {undone}; "
+            f"INSERT INTO t{number} VALUES (1); "
+            f"SAVEPOINT t; ALTER TABLE t{number} ADD m int; INSERT INTO t{number} VALUES (2); COMMIT"
+        )
+    kinds = [message[:1] for message in primary.messages() if message[:1] in (b"I", b"M")]
+    assert kinds == [b"M", b"I"] * 40
+
+
+def test_what_routines_and_blocks_do_is_replayed(primary: Primary) -> None:
+    primary.run(
+        "CREATE FUNCTION make(named text) RETURNS void LANGUAGE plpgsql AS $f$ BEGIN "
+        "EXECUTE format('CREATE TABLE %I (n int)', named); EXECUTE format('CREATE INDEX ON %I (n); "
+        "COMMENT ON TABLE %I IS ''\"\nof''; ALTER TABLE %I ADD m int', named, named, named); "
+        "CREATE TABLE IF NOT EXISTS always (n int); END $f$",
+        "CREATE PROCEDURE make_two() LANGUAGE plpgsql AS $f$ BEGIN CREATE TABLE one (n int); COMMIT; "
+        "CREATE TABLE two (n int); INSERT INTO two VALUES (1); END $f$",
+    )
+    primary.copy()
+    primary.run(
+        "SELECT make('x'), make('市民'), make('of \"\"')",
+        "CALL make_two()",
+        "DO $$ BEGIN FOR i IN 1..3 LOOP "
+        "EXECUTE 'CREATE TABLE t' || i || ' (n int); ALTER TABLE t' || i || ' ADD m int'; "
+        "BEGIN CREATE TABLE undone (n int); PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END; "
+        "END LOOP; END $$",
+    )  # fmt: skip
+    assert any("t3" in done for done in primary.same())
+
+
+def test_tables_made_of_queries_are_made_empty_and_before_their_rows(primary: Primary) -> None:
+    primary.run('CREATE TABLE citizens (name text COLLATE "C", born timestamptz(3), cents numeric(9, 2)[])')
+    primary.run("INSERT INTO citizens VALUES ('市', now(), '{1.5}')")
+    primary.copy()
+    primary.run(
+        "CREATE TABLE picked WITH (fillfactor = 70) AS SELECT *, clock_timestamp() AS at FROM citizens",
+        "SELECT name AS \"Name\", random() AS r INTO into_it FROM citizens",
+        "DO $$ DECLARE who text := '市'; BEGIN "
+        "CREATE TABLE by_variable AS SELECT * FROM citizens WHERE name = who; END $$",
+        "CREATE UNLOGGED TABLE quick AS SELECT 1 AS n; CREATE TABLE IF NOT EXISTS picked AS SELECT 1; "
+        "CREATE TEMP TABLE passing AS SELECT * FROM citizens; CREATE TABLE none AS SELECT 1 AS n WITH NO DATA",
+    )  # fmt: skip
+    assert [ddl.comes_first(content) for content in primary.kept()].count(True) == 5
+    primary.same()
+    with primary.open_copy() as session:
+        assert session.run("SELECT count(*) FROM picked", 5) == [[0]]
+
+
+def test_a_table_made_for_its_rows_becomes_what_the_query_made(primary: Primary) -> None:
+    primary.run('CREATE TABLE citizens (name text COLLATE "C", cents numeric(9, 2)[])')
+    primary.copy()
+    primary.run("CREATE TABLE picked AS SELECT * FROM citizens")
+    with primary.open_copy() as session:
+        ddl.make_table(session, "public", "picked", [("name", "text"), ("cents", "numeric(9,2)[]")], 5)
+    primary.same()
+
+
+def test_tables_that_are_written_anew_get_the_same_rows(primary: Primary) -> None:
+    primary.run(
+        "CREATE TABLE citizens (number int PRIMARY KEY, born text)",
+        "INSERT INTO citizens SELECT n, '2026-01-0' || n FROM generate_series(1, 5) AS n",
+        "CREATE TABLE events (at date, number int) PARTITION BY RANGE (at)",
+        "CREATE TABLE events_2026 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+        "INSERT INTO events VALUES ('2026-05-05', 1)",
+    )
+    primary.copy()
+    primary.run(
+        "ALTER TABLE citizens ADD seen timestamptz DEFAULT now(), ADD rank int DEFAULT 7",
+        "ALTER TABLE citizens ADD note text DEFAULT E'it''s \\\\ 市'",
+        "ALTER TABLE events ADD at_last timestamptz DEFAULT now()",
+        "SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'SQL, DMY'",
+        "ALTER TABLE citizens ALTER born TYPE timestamptz USING (born || ' 08:00')::timestamptz",
+        "ALTER TABLE citizens ADD twice int GENERATED ALWAYS AS (rank * 2) STORED",
+        "ALTER TABLE citizens ALTER number TYPE bigint",
+        "RESET ALL",
+    )
+    primary.same()
+    with primary.open_copy() as copy:
+        for table in ("citizens", "events"):
+            query = f"SELECT array_agg({table}::text ORDER BY 1) FROM {table}"
+            assert copy.run(query, 5) == primary.session.run(query, 5)
+
+
+UNFAITHFUL = {
+    "ALTER TABLE t0 ADD id bigserial": "value of its own in id",
+    "ALTER TABLE t1 ADD token uuid DEFAULT gen_random_uuid()": "value of its own in token",
+    "ALTER TABLE t2 ADD id bigint GENERATED ALWAYS AS IDENTITY": "value of its own in id",
+    "ALTER TABLE t3 ALTER name TYPE text USING name || random()": "by random",
+    "ALTER TABLE t4 ALTER name TYPE text USING name || current_date": "by CURRENT_DATE",
+    "BEGIN; SAVEPOINT s; CREATE TABLE b (n int); ROLLBACK TO s; CREATE TABLE c (n int); COMMIT": "told",
+    "SELECT by_sql()": "whose statements are not known",
+}
+
+
+def test_what_cannot_be_replayed_faithfully_is_refused_in_one_sentence(primary: Primary) -> None:
+    for number in range(5):
+        primary.run(
+            f"CREATE TABLE t{number} (number int PRIMARY KEY, name text)",
+            f"INSERT INTO t{number} VALUES (1, 'a'), (2, 'b')",
+        )
+    primary.run("CREATE FUNCTION by_sql() RETURNS void LANGUAGE sql AS 'CREATE TABLE made (n int PRIMARY KEY)'")
+    primary.copy()
+    seen = 0
+    for statement, reason in UNFAITHFUL.items():
+        primary.run(statement)
+        contents = primary.kept()
+        with primary.open_copy() as session:
+            replay = Replay(session)
+            with pytest.raises(DdlRefused, match=reason):  # noqa: PT012 - whichever of them it is
+                for content in contents[seen:]:
+                    replay.apply(content)
+        seen = len(contents)
+
+
+def test_ddl_belongs_to_who_ran_it(primary: Primary, members: Pair) -> None:
+    primary.run(
+        "CREATE ROLE clerk LOGIN PASSWORD 'Clerk-Clerk-1'; CREATE ROLE registrar",
+        "GRANT USAGE, CREATE ON SCHEMA public TO clerk, registrar; GRANT registrar TO clerk",
+        "CREATE SCHEMA clerk AUTHORIZATION clerk",
+    )
+    primary.copy()
+    with members.open(user="clerk", password="Clerk-Clerk-1") as clerk:
+        clerk.run("CREATE TABLE of_clerk (n int); CREATE TABLE picked AS SELECT 1 AS n; CREATE TEMP TABLE t (n int)", 5)
+        clerk.run("SET ROLE registrar; CREATE TABLE public.of_registrar (n int)", 5)
+        with pytest.raises(Refused, match="permission denied"):
+            clerk.run("RESET ROLE; SELECT key FROM recovery.ddl_key", 5)
+    primary.same()
+    assert "OWNER TO registrar" in primary.dump(COPY)
+
+
+def test_a_role_that_is_gone_is_named(primary: Primary) -> None:
+    primary.run("CREATE ROLE clerk")
+    primary.copy()
+    primary.run("CREATE TABLE citizens (n int); ALTER TABLE citizens OWNER TO clerk")
+    primary.run("DROP TABLE citizens; DROP ROLE clerk")
+    with pytest.raises(DdlRefused, match='role "clerk" does not exist'):
+        primary.replay()
+
+
+def test_a_message_that_somebody_else_wrote_is_refused(primary: Primary) -> None:
+    primary.copy()
+    primary.run("CREATE TABLE citizens (n int)")
+    (genuine,) = [content for content in primary.kept() if ddl.read(content).tag == "CREATE TABLE"]
+    with primary.open_copy() as session:
+        for forged in (genuine.replace(b"citizens", b"criminal"), b"0" * 64 + genuine[64:]):
+            with pytest.raises(DdlRefused, match="not sealed"):
+                Replay(session).apply(forged)
+        for unreadable in (b"", b"0" * 64 + b"{", b"0" * 64 + b"[]", b"0" * 64 + b"{}", b"\xff" * 100):
+            with pytest.raises(DdlRefused, match="not DDL that this program can read"):
+                Replay(session).apply(unreadable)
+        session.run("DELETE FROM recovery.ddl_key", 5)
+        with pytest.raises(DdlRefused, match="has no key"):
+            Replay(session).apply(genuine)
+
+
+def test_ddl_that_cannot_be_kept_is_not_hindered_and_stops_the_replay(primary: Primary) -> None:
+    primary.copy()
+    primary.run("SET recovery.ddl_dropped = 'not json'; CREATE TABLE citizens (n int); RESET recovery.ddl_dropped")
+    assert primary.session.run("SELECT count(*) FROM citizens", 5) == [[0]]
+    with pytest.raises(DdlRefused, match="could not be kept by the primary: invalid input syntax"):
+        primary.replay()
+
+
+def test_the_replay_is_in_the_log_of_the_next_epoch_too(primary: Primary) -> None:
+    primary.copy()
+    primary.run("CREATE TABLE a (n int); CREATE TABLE b (n int)")
+    with primary.open_copy() as session:
+        session.run("SELECT pg_create_logical_replication_slot('next', 'pgoutput')", 5)
+        primary.replay()
+        rows = session.run(
+            "SELECT data FROM pg_logical_slot_get_binary_changes('next', NULL, NULL, 'proto_version', '1', "
+            "'publication_names', 'citizens_log', 'messages', 'true')", 5,
+        )  # fmt: skip
+        session.run("SELECT pg_drop_replication_slot('next')", 5)
+    again = [str(ddl.read(said[1])) for (message,) in rows if (said := emitted(message)) is not None]
+    assert [done for done in again if done.startswith("CREATE")] == ["CREATE TABLE public.a", "CREATE TABLE public.b"]
+
+
+def test_what_the_machinery_does_is_not_kept(primary: Primary) -> None:
+    primary.copy()
+    prepare(primary.session)
+    assert primary.kept() == []
+
+
+def test_capture_is_put_right_when_somebody_changed_it(primary: Primary) -> None:
+    session = primary.session
+    for harm in (
+        "ALTER EVENT TRIGGER recovery_ddl_2_keep DISABLE",
+        "DROP EVENT TRIGGER recovery_ddl_dropped",
+        "DROP FUNCTION recovery.note_ddl_caller CASCADE",
+        "CREATE OR REPLACE FUNCTION recovery.keep_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        "DROP TABLE recovery.ddl_key",
+    ):
+        session.run(harm, 5)
+        assert not ddl.installed(session, 5)
+        source.ensure_publication(session, 5)
+        assert ddl.installed(session, 5)
+    session.run("DELETE FROM recovery.ddl_key", 5)
+    source.ensure_publication(session, 5)
+    assert session.run("SELECT count(*) FROM recovery.ddl_key", 5) == [[1]]
+    ddl.remove(session, 5)
+    assert session.run("SELECT evtname::text FROM pg_event_trigger", 5) == [["recovery_give_identity"]]

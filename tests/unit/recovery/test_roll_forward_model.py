@@ -92,9 +92,9 @@ def test_whatever_was_committed_is_the_same_after_a_roll_forward(
         rehearsal.keep()
     real, begun = Application.apply, 0
 
-    def apply(self: Application, nets: object) -> None:
+    def apply(self: Application, nets: object, ahead: bool = False) -> None:
         nonlocal begun
-        real(self, nets)  # type: ignore[arg-type]
+        real(self, nets, ahead)  # type: ignore[arg-type]
         begun += 1
         if begun == killed:
             raise Killed

@@ -427,7 +427,8 @@ def test_a_loss_between_two_runs_is_noticed_as_soon_as_any_other(stage: Stage) -
     """EventBridge Scheduler may start a minute's run 59 s late: the run before it goes on probing until then."""
     clock = Clock()
     begun: list[float] = []
-    mine = stage.witness(clock=clock, sleep=clock.sleep)
+    detection = Detection(probe_interval=10)
+    mine = stage.witness(detection=detection, clock=clock, sleep=clock.sleep)
     probe = mine.round
 
     def noted() -> bool:
@@ -437,7 +438,7 @@ def test_a_loss_between_two_runs_is_noticed_as_soon_as_any_other(stage: Stage) -
     mine.round = noted  # type: ignore[method-assign]
     mine.watch(lambda: 60.0)
     assert begun[-1] - begun[0] >= 60 + 59
-    assert max(after - before for before, after in pairwise(begun)) <= Detection().round_seconds
+    assert max(after - before for before, after in pairwise(begun)) <= detection.round_seconds
 
 
 def test_a_loss_is_suspected_no_later_than_the_promise_says(stage: Stage) -> None:

@@ -6,21 +6,22 @@ from typing import Any
 
 import pytest
 
-from drills import virtual_time
-from drills.virtual_time import Machine, TaskFailed
-from recovery import promise, worst_case
+from drills.virtual.machine import Answer as Given
+from drills.virtual.machine import Machine, TaskFailed
+from recovery import worst_case
+from recovery.clock import iso
 from stacks import picture
 from stacks.failover_machine import (
     BUDGETS,
     CONFIRM_SECONDS,
     GIVE_UP_SECONDS,
     MACHINE_TIMEOUT_SECONDS,
-    OVERRUN_PAUSE_SECONDS,
     OVERRUN_TRIES,
     PROMOTION_SECONDS,
     RESUMED_AT,
     MachineReferences,
     definition,
+    remaining,
 )
 from tests.unit.stacks.conftest import SUFFIX, System
 
@@ -106,7 +107,7 @@ class World:
     def arguments(self, state: str) -> dict[str, Any]:
         return next(arguments for name, arguments in reversed(self.calls) if name == state)
 
-    def answer(self, state: str, arguments: dict[str, Any], now: float) -> virtual_time.Answer:
+    def answer(self, state: str, arguments: dict[str, Any], now: float) -> Given:
         self.now = now
         self.calls.append((state, arguments))
         answer = self._answers[state]
@@ -114,9 +115,9 @@ class World:
             answer = answer(arguments)
         if isinstance(answer, Exception):
             raise answer
-        taken = answer if isinstance(answer, virtual_time.Answer) else virtual_time.Answer(answer)
+        taken = answer if isinstance(answer, Given) else Given(answer)
         if STATES[state]["Resource"].endswith("lambda:invoke"):
-            return virtual_time.Answer({"Payload": taken.result}, taken.after)
+            return Given({"Payload": taken.result}, taken.after)
         return taken
 
     def run(self, **given: Any) -> tuple[list[str], dict[str, Any]]:
@@ -213,6 +214,10 @@ def test_an_operator_may_accept_that_the_fence_is_not_shown() -> None:
     assert world.arguments("Observe")["Payload"]["override"] == override
     told = "duty officer accepts that the old primary still answers: it is unplugged"
     assert told in [entry["event"] for entry in variables["timeline"]]
+    _, variables = World(ConfirmFence={"reachable": True}, Observe={**PROMOTE, "override": override}).run()
+    assert variables["outcome"] == "promoted", "one that was ordered while the incident ran"
+    _, variables = World(ConfirmFence={"reachable": True}, Observe={**PROMOTE, "override": None}).run()
+    assert variables["outcome"] == "refused"
     _, variables = World(ConfirmFence={"reachable": True}).run(override={**override, "accepts": ["lag"]})
     assert variables["outcome"] == "refused"
 
@@ -270,11 +275,9 @@ def test_an_alarm_tells_while_there_is_still_time() -> None:
     assert variables["outcome"] in ("promoted", "failed")
 
 
-@pytest.mark.parametrize("step", sorted(RESUMED_AT))
+@pytest.mark.parametrize("step", sorted(set(RESUMED_AT) & set(STATES)))
 def test_a_step_over_its_budget_is_tried_again_without_an_alarm_while_time_is_left(step: str) -> None:
-    slow: Iterator[Any] = iter(
-        [virtual_time.Answer({}, BUDGETS[step].timeout + 1), Refused("Lambda.TooManyRequestsException")]
-    )
+    slow: Iterator[Any] = iter([Given({}, BUDGETS[step].timeout + 1), Refused("Lambda.TooManyRequestsException")])
     world = World()
     world.at_first(step, slow)
     _, variables = world.run()
@@ -285,15 +288,15 @@ def test_a_step_over_its_budget_is_tried_again_without_an_alarm_while_time_is_le
     assert len(failures) <= 2
 
 
-@pytest.mark.parametrize("step", sorted(RESUMED_AT))
+@pytest.mark.parametrize("step", sorted(set(RESUMED_AT) & set(STATES)))
 def test_a_step_that_fails_when_time_is_short_is_alarmed_with_the_time_left(step: str) -> None:
     """The incident began so long ago that what is left does not suffice for the step and all that follows it."""
     failing = iter([Refused("States.TaskFailed")])
     world = World()
     world.at_first(step, failing)
-    needed = OVERRUN_PAUSE_SECONDS + promise.remaining(DEFINITION, RESUMED_AT[step])
+    needed = remaining(DEFINITION)[step]
     began = STARTED - (REFERENCES.rto_seconds - needed)
-    _, variables = world.run(since=virtual_time.iso(began))
+    _, variables = world.run(since=iso(began))
     assert variables["outcome"] == "promoted"
     assert world.called("RtoAtRisk") == 1
     told = json.loads(world.arguments("RtoAtRisk")["Message"])
@@ -352,7 +355,27 @@ def test_a_promotion_that_never_ends_is_alarmed_and_given_up() -> None:
     assert variables["outcome"] == "failed"
     assert variables["reason"].endswith("RDS says rebooting")
     assert world.called("RtoAtRisk") == 1
+    told = json.loads(world.arguments("RtoAtRisk")["Message"])
+    assert (told["step"], told["trouble"]) == (
+        "PromotionOverdue",
+        "the standby is not promoted yet; RDS says rebooting",
+    )
+    assert told["seconds_left"] > 900 - PROMOTION_SECONDS - 20
     assert world.took > GIVE_UP_SECONDS
+
+
+def test_a_poll_that_fails_in_the_midst_of_a_promotion_is_no_risk() -> None:
+    failing = iter([True])
+
+    def status(_: Any) -> Any:
+        if world.now > STARTED + 200 and next(failing, False):
+            return Refused("Rds.RdsException")
+        done = world.now > STARTED + 450
+        return {"DbInstances": [{"DbInstanceStatus": "available" if done else "modifying"}]}
+
+    world = World(AwaitPromotion=status)
+    _, variables = world.run()
+    assert (variables["outcome"], world.called("RtoAtRisk")) == ("promoted", 0)
 
 
 def test_a_promotion_that_takes_longer_than_was_granted_is_awaited() -> None:

@@ -27,8 +27,8 @@ def test_every_function_is_private_bounded_and_keeps_what_fails(system: System) 
     for name, properties in functions(system).items():
         assert properties["VpcConfig"]["SubnetIds"]
         assert "DeadLetterConfig" in properties
-        assert properties["ReservedConcurrentExecutions"] in (1, 2, 4)
-        assert properties["Timeout"] <= (900 if name in ("archive", "rewind") else 150)
+        assert properties["ReservedConcurrentExecutions"] in (1, 2, 3, 4)
+        assert properties["Timeout"] <= (900 if name in ("archive", "log-care", "rewind") else 150)
         assert properties["Runtime"] == "python3.14"
         assert "LogGroup" in properties["LoggingConfig"]
 
@@ -53,7 +53,7 @@ def test_each_witness_is_pinned_to_one_zone_and_the_others_are_not(system: Syste
 
 def test_only_the_functions_of_the_log_mount_the_file_system_and_the_archive_is_alone(system: System) -> None:
     mounting = {name for name, properties in functions(system).items() if "FileSystemConfigs" in properties}
-    assert mounting == {"archive", "roll-forward", "rewind"}
+    assert mounting == {"archive", "roll-forward", "rewind", "log-care"}
     writing = {
         policy.properties["ManagedPolicyName"]
         for policy in system.of("AWS::IAM::ManagedPolicy")
@@ -61,10 +61,11 @@ def test_only_the_functions_of_the_log_mount_the_file_system_and_the_archive_is_
             allows(each, "elasticfilesystem:ClientWrite") for each in policy.properties["PolicyDocument"]["Statement"]
         )
     }
-    assert writing == {f"citizens-{name}-{SUFFIX}" for name in ("archive", "roll-forward")}
-    archive = functions(system)["archive"]
-    assert archive["ReservedConcurrentExecutions"] == 1
-    assert archive["Environment"]["Variables"]["LOG_PATH"] == archive["FileSystemConfigs"][0]["LocalMountPath"]
+    assert writing == {f"citizens-{name}-{SUFFIX}" for name in ("archive", "roll-forward", "log-care")}
+    for name in mounting:
+        found = functions(system)[name]
+        assert found["Environment"]["Variables"]["LOG_PATH"] == found["FileSystemConfigs"][0]["LocalMountPath"]
+        assert name == "rewind" or found["ReservedConcurrentExecutions"] == 1
 
 
 def test_a_function_exists_only_while_its_permissions_do(system: System) -> None:
@@ -82,13 +83,14 @@ def test_witnesses_archive_and_preparation_run_by_schedules_under_roles_of_their
         f"citizens-witness-a-{SUFFIX}": "rate(1 minute)",
         f"citizens-witness-c-{SUFFIX}": "rate(1 minute)",
         f"citizens-archive-{SUFFIX}": "rate(1 minute)",
+        f"citizens-log-care-{SUFFIX}": "rate(720 minutes)",
         f"citizens-rotation-{SUFFIX}": "rate(5 minutes)",
     }
     assert json.loads(schedules[f"citizens-rotation-{SUFFIX}"]["Target"]["Input"]) == {
         "Step": "prepareDatabase",
         "time": "<aws.scheduler.scheduled-time>",
     }
-    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 4
+    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 5
     for each in schedules.values():
         assert each["FlexibleTimeWindow"] == {"Mode": "OFF"}
         assert "DeadLetterConfig" in each["Target"]

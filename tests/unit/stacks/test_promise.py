@@ -68,6 +68,11 @@ def test_the_logs_bound_is_made_of_what_the_archive_does() -> None:
     )  # fmt: skip
 
 
+def test_a_log_that_falls_behind_for_longer_is_refused(machine: dict[str, Any]) -> None:
+    with pytest.raises(ObjectiveMissed, match="may be 69 s behind, more than 60 s: a pause of 4 s, 25 s between two"):
+        prove(machine, DETECTION, OBJECTIVES, LogKeeping(work=35))
+
+
 def test_starting_the_machine_is_four_calls_that_are_answered_at_once() -> None:
     assert promise.STARTING_SECONDS == 4 * clients.READ_SECONDS
 

@@ -7,6 +7,7 @@ project use: Pass, Task with Retry and Catch, Choice, Wait, Fail; `Assign` sees 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,10 +170,10 @@ def _scope(states: Mapping[str, Any], variables: Mapping[str, Any], now: float) 
 
 
 @functools.cache
-def _compiled(expression: str) -> Any:
-    # The clock of JSONata is the machine's
+def _compiled(expression: str) -> tuple[Any, frozenset[str]]:
+    """The expression, with the machine's clock in place of its own, and the names it may refer to."""
     virtual = expression.replace("$millis()", "$virtualMillis").replace("$now()", "$virtualNow")
-    return jsonata.Jsonata.jsonata(virtual)
+    return jsonata.Jsonata.jsonata(virtual), frozenset(re.findall(r"\$(\w+)", virtual))
 
 
 def _evaluated(value: Any, scope: Mapping[str, Any]) -> Any:
@@ -181,7 +182,8 @@ def _evaluated(value: Any, scope: Mapping[str, Any]) -> Any:
     if isinstance(value, list):
         return [_evaluated(part, scope) for part in value]
     if isinstance(value, str) and value.startswith("{%"):
-        result = _compiled(value[2:-2].strip()).evaluate(None, dict(scope))
+        expression, names = _compiled(value[2:-2].strip())
+        result = expression.evaluate(None, {name: bound for name, bound in scope.items() if name in names})
         if result is None:
             raise ValueError(f"The expression {value} gives nothing, which is an error in Step Functions.")
         return result
