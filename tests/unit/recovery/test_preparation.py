@@ -97,6 +97,7 @@ def test_what_was_lost_or_changed_comes_back_and_what_was_added_goes(members: Pa
         ) == [
             ["citizens_log", "rds_iam rds_replication"],
             ["citizens_probe", "rds_iam"],
+            ["citizens_roll_forward", "rds_iam rds_superuser"],
             ["citizens_verify", "rds_iam"],
             ["citizens_witness", "rds_iam"],
         ]
