@@ -24,7 +24,11 @@ def as_role(members: Pair, role: str) -> Session:
     return members.access(role).open(members.primary, 5, "test")
 
 
-@pytest.mark.parametrize("role", ROLES)
+# It may write everybody's tables: as rds_superuser, whose members are superusers in the local cloud.
+WITH_ONE_JOB = [role for role in ROLES if role != "citizens_roll_forward"]
+
+
+@pytest.mark.parametrize("role", WITH_ONE_JOB)
 @pytest.mark.parametrize(
     "statement",
     [
@@ -62,7 +66,7 @@ def test_each_role_may_do_its_own_job_and_not_another_ones(members: Pair) -> Non
         session.run("SELECT * FROM recovery.heartbeat", 5)
     with as_role(members, "citizens_log") as session:
         assert source.ensure_slot(session).name == "citizens_log"
-        with pytest.raises(Refused, match="schema recovery"):
+        with pytest.raises(Refused, match="heartbeat"):
             session.run("SELECT * FROM recovery.heartbeat", 5)
     for role in ("citizens_witness", "citizens_probe", "citizens_verify"):
         with as_role(members, role) as session, pytest.raises(Refused, match="replication slots"):
