@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="faults by the hundred and data by the gigabyte")
 
 
-class Groups(LoadScopeScheduling):
+class Groups(LoadScopeScheduling):  # type: ignore[misc]
     """Shares the tests out by group. Not by `xdist_group`: pytest 9.2 no longer reads what xdist 3.8 writes."""
 
     def _split_scope(self, nodeid: str) -> str:
