@@ -129,14 +129,8 @@ class DatabaseService:
         if response[0] >= 400:
             return response
         record = rds._instances[_value(request, "DBInstanceIdentifier")]
-        groups = rds._parse_member_list(request, "VpcSecurityGroupIds")
-        if groups:
-            record["VpcSecurityGroups"] = [{"VpcSecurityGroupId": group, "Status": "active"} for group in groups]
         record["Endpoint"] = dict(rds._instances[source]["Endpoint"])
-        for name in ("MultiAZ", "DeletionProtection"):
-            record[name] = _value(request, name) == "true"
-        if _value(request, "DBInstanceClass"):
-            record["DBInstanceClass"] = _value(request, "DBInstanceClass")
+        record.update(_own_settings_of_replica(request))
         spec = self._spec(record, _value(request, "AvailabilityZone"))
         self._begin(record, functools.partial(self._fleet.create_replica, spec, source))
         return self._answer("CreateDBInstanceReadReplica", record)
@@ -211,6 +205,7 @@ class DatabaseService:
                 "FinalDBSnapshotIdentifier is required unless SkipFinalSnapshot is specified.",
             )
         self._refresh(record)
+        _check_final_snapshot(record, _value(request, "FinalDBSnapshotIdentifier"))
         self._fleet.delete(identifier)
         record["DBInstanceStatus"] = "deleting"
         rds._delete_db_instance(request)
@@ -486,6 +481,56 @@ def _inheriting(properties: Properties, source: str) -> dict[str, Any]:
         "VPCSecurityGroups": list(_security_groups(record)),
     }
     return {**inherited, **properties}
+
+
+def _own_settings_of_replica(request: Request) -> Record:
+    """Return what CreateDBInstanceReadReplica says of the replica itself; what it leaves out is RDS's default or, where
+    RDS takes it from the source, absent here."""
+    own: Record = {
+        "IAMDatabaseAuthenticationEnabled": _value(request, "EnableIAMDatabaseAuthentication") == "true",
+        "AutoMinorVersionUpgrade": _value(request, "AutoMinorVersionUpgrade") != "false",
+        "MonitoringInterval": int(_value(request, "MonitoringInterval") or 0),
+        "MonitoringRoleArn": _value(request, "MonitoringRoleArn"),
+        "EnabledCloudwatchLogsExports": rds._parse_member_list(request, "EnableCloudwatchLogsExports"),
+        # None of these three can be given here: RDS makes a replica without backups, in windows of its own choice.
+        "BackupRetentionPeriod": 0,
+        "PreferredBackupWindow": "22:30-23:00",
+        "PreferredMaintenanceWindow": "mon:23:30-tue:00:00",
+    }
+    for name in ("MultiAZ", "DeletionProtection", "CopyTagsToSnapshot", "PubliclyAccessible"):
+        own[name] = _value(request, name) == "true"
+    for name in ("DBInstanceClass", "StorageType", "CACertificateIdentifier"):
+        if _value(request, name):
+            own[name] = _value(request, name)
+    groups = rds._parse_member_list(request, "VpcSecurityGroupIds")
+    if groups:
+        own["VpcSecurityGroups"] = [{"VpcSecurityGroupId": group, "Status": "active"} for group in groups]
+    parameters = _value(request, "DBParameterGroupName")
+    if parameters:
+        own["DBParameterGroups"] = [{"DBParameterGroupName": parameters, "ParameterApplyStatus": "in-sync"}]
+    return own
+
+
+def _check_final_snapshot(record: Record, name: str) -> None:
+    """Refuse a final snapshot where RDS does: of a replica, of what has failed, under a name that is taken."""
+    if not name:
+        return
+    identifier = record["DBInstanceIdentifier"]
+    if record.get("ReadReplicaSourceDBInstanceIdentifier"):
+        raise FleetError(
+            "InvalidParameterCombination",
+            "FinalDBSnapshotIdentifier can not be specified when deleting a replica instance",
+        )
+    if record["DBInstanceStatus"] == "failed":
+        raise FleetError(
+            "InvalidDBInstanceState",
+            f"Instance {identifier} is in state failed: a final snapshot cannot be created. Skip it.",
+        )
+    if name in rds._snapshots:
+        raise FleetError(
+            "DBSnapshotAlreadyExists",
+            f"Cannot create the snapshot because a snapshot with the identifier {name} exists",
+        )
 
 
 def _check_version(version: str) -> None:

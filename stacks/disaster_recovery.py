@@ -1,4 +1,4 @@
-"""The whole system in one screen: seven nested stacks, each built from those before it."""
+"""The whole system in one screen: eight nested stacks, each built from those before it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from stacks.failover import Failover
 from stacks.names import DATABASE, DATABASE_PORT, Names
 from stacks.network import Network
 from stacks.observability import Observability
+from stacks.operations import Operations
 from stacks.security import Security
 from stacks.settings import Settings
 from stacks.storage import Storage
@@ -56,6 +57,15 @@ class DisasterRecovery(Stack):
             database=database,
             transaction_log=log,
         ).props
+        operations = Operations(
+            self,
+            "Operations",
+            settings=settings,
+            network=network,
+            security=security,
+            storage=storage,
+            database=database,
+        ).props
         observability = Observability(
             self,
             "Observability",
@@ -64,6 +74,7 @@ class DisasterRecovery(Stack):
             security=security,
             database=database,
             failover=failover,
+            operations=operations,
         ).props
 
         members = database.members
@@ -83,6 +94,7 @@ class DisasterRecovery(Stack):
                 "SecretName": settings.secret_name,
                 "FailoverStateMachineArn": failover.state_machine_arn,
                 "FailoverLogGroupName": failover.log_group_name,
+                "ReprotectStateMachineArn": operations.reprotect_machine_arn,
                 "AlertTopicArn": security.alert_topic_arn,
                 "FileSystemId": storage.file_system_id,
                 "AccessPointId": storage.access_point_id,

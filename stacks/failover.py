@@ -99,6 +99,10 @@ class Failover(CitizensStack):
                 member_groups=groups,
                 backup_retention_days=settings.backup_retention_days,
                 suffix=settings.environment_suffix,
+                # Made after this stack, and known by its name
+                reprotect_arn=self.arn("states", f"stateMachine:{self.names.reprotect_machine}")
+                if settings.auto_reprotect
+                else None,
             )
         )
         schedules = schedule.group(self, "witness")
@@ -242,6 +246,11 @@ class Failover(CitizensStack):
                 allow(("rds:DescribeDBInstances", "rds:PromoteReadReplica", "rds:RebootDBInstance"), self.member_arns),
                 allow(("dynamodb:DeleteItem", "dynamodb:UpdateItem"), [self.recovery_table_arn]),
                 use_key(self._security.data_key_arn, "dynamodb", self.region),
+                *(
+                    [allow(("states:StartExecution",), [references.reprotect_arn])]
+                    if references.reprotect_arn is not None
+                    else []
+                ),
                 allow(("sns:Publish",), [references.topic_arn]),
                 use_key(self._security.alert_key_arn, "sns", self.region),
                 without_resources(DELIVER_LOGS),

@@ -37,6 +37,7 @@ class MachineReferences:
     member_groups: Mapping[str, str]
     backup_retention_days: int
     suffix: str
+    reprotect_arn: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ BUDGETS: Mapping[str, Budget] = {
     "Verify": Budget(timeout=35, attempts=4, pause=1),
     "Record": Budget(timeout=10, attempts=5, pause=2),
     "Notify": Budget(timeout=10, attempts=3, pause=2),
+    "StartReprotect": Budget(timeout=10, attempts=5, pause=2),
     "Cooldown": Budget(pause=COOLDOWN_SECONDS),
     "ReleaseLease": Budget(timeout=10, attempts=5, pause=2),
 }
@@ -447,10 +449,16 @@ def _ending(references: MachineReferences) -> dict[str, State]:
         ),
         "Recovered": {
             "Type": "Choice",
-            "Choices": [{"Condition": "{% $outcome = 'promoted' %}", "Next": "ReleaseLease"}],
+            "Choices": [
+                {
+                    "Condition": "{% $outcome = 'promoted' %}",
+                    "Next": "StartReprotect" if references.reprotect_arn else "ReleaseLease",
+                }
+            ],
             # The witnesses may still suspect the same loss: without a pause they would start the next machine at once
             "Default": "Cooldown",
         },
+        **_reprotecting(references),
         "Cooldown": _wait("Cooldown", "ReleaseLease"),
         "ReleaseLease": _task(
             "ReleaseLease",
@@ -479,6 +487,35 @@ def _ending(references: MachineReferences) -> dict[str, State]:
             "Output": {"incident": "{% $incident %}", "outcome": "{% $outcome %}", "reason": "{% $reason %}"},
             "End": True,
         },
+    }
+
+
+def _reprotecting(references: MachineReferences) -> dict[str, State]:
+    """Until there is a standby again, the next loss is one for good. It begins when the lease is released."""
+    if references.reprotect_arn is None:
+        return {}
+    return {
+        "StartReprotect": _task(
+            "StartReprotect",
+            "arn:aws:states:::states:startExecution",
+            {
+                "StateMachineArn": references.reprotect_arn,
+                # A repeat finds the name taken
+                "Name": "{% $string($epoch + 1) & '-' & $incident %}",
+                "Input": {
+                    "id": "{% $incident & '-reprotect' %}",
+                    "epoch": "{% $epoch + 1 %}",
+                    "started_at": "{% $now() %}",
+                    "automatic": True,
+                    "forensics": True,
+                    "by": "{% 'failover ' & $incident %}",
+                },
+            },
+            following="ReleaseLease",
+            # Recovered is recovered; that there is no standby has an alarm of its own
+            catch=[{"ErrorEquals": ["States.ALL"], "Next": "ReleaseLease"}],
+            retried=["States.Timeout", "StepFunctions.AWSStepFunctionsException"],
+        )
     }
 
 

@@ -19,6 +19,7 @@ from stacks.failover import FailoverProps
 from stacks.names import FUNCTIONS, METRICS_NAMESPACE
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
+from stacks.operations import OperationsProps
 from stacks.permissions import allow, identity
 from stacks.security import SecurityProps
 from stacks.settings import Settings
@@ -67,6 +68,7 @@ class Observability(CitizensStack):
         security: SecurityProps,
         database: DatabaseProps,
         failover: FailoverProps,
+        operations: OperationsProps,
     ) -> None:
         super().__init__(scope, construct_id, settings=settings)
         self._topic_arn = security.alert_topic_arn
@@ -75,7 +77,12 @@ class Observability(CitizensStack):
         self._loss_alarms()
         for watched in (
             *self._objectives(),
-            *self._machine(failover),
+            *self._machine("failover", "machine", "Machine", failover.state_machine_arn),
+            *(
+                watched
+                for name, arn in operations.machines.items()
+                for watched in self._machine(name, f"{name}-machine", f"{name.capitalize()}Machine", arn)
+            ),
             *self._functions(),
             *self._dead_letters(security),
             *(alarm for member in database.members.identifiers for alarm in self._member(member)),
@@ -219,15 +226,15 @@ class Observability(CitizensStack):
         ]
 
     @staticmethod
-    def _machine(failover: FailoverProps) -> Sequence[Watched]:
+    def _machine(operation: str, name: str, construct_id: str, arn: str) -> Sequence[Watched]:
         return [
             Watched(
-                construct_id=f"Machine{what}",
-                name=f"machine-{what.lower()}",
-                description=f"A run of the failover machine has ended as {what.lower()}",
+                construct_id=f"{construct_id}{what}",
+                name=f"{name}-{what.lower()}",
+                description=f"A run of the {operation} machine has ended as {what.lower()}",
                 namespace="AWS/States",
                 metric=f"Executions{what}",
-                dimensions={"StateMachineArn": failover.state_machine_arn},
+                dimensions={"StateMachineArn": arn},
                 statistic="Sum",
                 threshold=0,
                 periods=1,

@@ -1,0 +1,168 @@
+"""States of a machine (Amazon States Language, JSONata) that operations share. Plain data: no CDK here.
+
+A machine that uses them has the variables `id`, `epoch`, `startedAt`, `execution`, `outcome`, `reason` and `timeline`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+State = dict[str, Any]
+
+LAMBDA = "arn:aws:states:::lambda:invoke"
+_CALL = {"timeout": 10, "attempts": 5, "pause": 2}
+
+
+def sdk(service: str, action: str) -> str:
+    """The resource of a call of AWS's SDK; names of fields and errors follow the SDK for Java 2."""
+    return f"arn:aws:states:::aws-sdk:{service}:{action}"
+
+
+def note(expression: str) -> str:
+    """The timeline with one more entry, as long as it is no longer than a record can hold."""
+    return (
+        f"{{% $count($timeline) < 300 ? $append($timeline, [{{'at': $now(), 'event': {expression}}}]) : $timeline %}}"
+    )
+
+
+def wait(seconds: int | str, following: str) -> State:
+    """Wait for so many seconds, or for what a JSONata expression gives."""
+    return {"Type": "Wait", "Seconds": seconds, "Next": following}
+
+
+def choice(*choices: State, otherwise: str) -> State:
+    """The first choice whose condition holds."""
+    return {"Type": "Choice", "Choices": list(choices), "Default": otherwise}
+
+
+def when(condition: str, following: str, **assign: Any) -> State:
+    """One choice."""
+    found: State = {"Condition": f"{{% {condition} %}}", "Next": following}
+    if assign:
+        found["Assign"] = assign
+    return found
+
+
+def task(
+    resource: str,
+    arguments: Any,
+    *,
+    following: str,
+    timeout: int,
+    attempts: int = 1,
+    pause: int = 1,
+    assign: Mapping[str, Any] | None = None,
+    catch: Sequence[State],
+    retried: Sequence[str] = ("States.ALL",),
+) -> State:
+    """A task that is tried `attempts` times, `timeout` s each, `pause` s apart."""
+    state: State = {
+        "Type": "Task",
+        "Resource": resource,
+        "Arguments": arguments,
+        "TimeoutSeconds": timeout,
+        "Catch": list(catch),
+        "Next": following,
+    }
+    if assign:
+        state["Assign"] = dict(assign)
+    if attempts > 1:
+        state["Retry"] = [
+            {"ErrorEquals": list(retried), "IntervalSeconds": pause, "MaxAttempts": attempts - 1, "BackoffRate": 1}
+        ]
+    return state
+
+
+def caught(following: str, **assign: Any) -> State:
+    """Whatever error it was, go on."""
+    found: State = {"ErrorEquals": ["States.ALL"], "Next": following}
+    if assign:
+        found["Assign"] = assign
+    return found
+
+
+def failed(name: str) -> State:
+    """Whatever error it was, the operation has failed, for a reason that names the state."""
+    return caught(
+        "Record",
+        outcome="failed",
+        reason=f"{{% '{name}: ' & $states.errorOutput.Error & ': ' & $string($states.errorOutput.Cause) %}}",
+        timeline=note(f"'{name} failed: ' & $states.errorOutput.Error"),
+    )
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the end of an operation refers to: its kind, the environment's suffix, the table's name, the topic."""
+
+    kind: str
+    suffix: str
+    table_name: str
+    topic_arn: str
+
+    def states(self, following: str, finished: Sequence[str]) -> dict[str, State]:
+        """Record → Notify → `following` … → Close; then Done, or Failed unless the outcome is one of `finished`."""
+        fields = {
+            "kind": {"S": self.kind},
+            "outcome": {"S": "{% $outcome %}"},
+            "reason": {"S": "{% $reason %}"},
+            "epoch": {"N": "{% $string($epoch) %}"},
+            "timeline": {"S": "{% $string($append($timeline, [{'at': $now(), 'event': 'outcome: ' & $outcome}])) %}"},
+            "started_at": {"S": "{% $startedAt %}"},
+            "ended_at": {"S": "{% $now() %}"},
+            "execution": {"S": "{% $execution %}"},
+        }
+        return {
+            "Record": task(
+                "arn:aws:states:::dynamodb:updateItem",
+                {
+                    "TableName": self.table_name,
+                    "Key": {"id": {"S": "{% 'operation#' & $id %}"}},
+                    "UpdateExpression": "SET " + ", ".join(f"#{name} = :{name}" for name in fields),
+                    "ExpressionAttributeNames": {f"#{name}": name for name in fields},
+                    "ExpressionAttributeValues": {f":{name}": value for name, value in fields.items()},
+                },
+                following="Notify",
+                # Not recorded is still to be told
+                catch=[caught("Notify")],
+                **_CALL,
+            ),
+            "Notify": task(
+                "arn:aws:states:::sns:publish",
+                {
+                    "TopicArn": self.topic_arn,
+                    "Subject": f"{{% 'Citizens database {self.suffix}: {self.kind} ' & $outcome %}}",
+                    "Message": "{% $string({'operation': $id, 'epoch': $epoch, 'outcome': $outcome, 'reason': $reason, "
+                    "'timeline': $timeline}) %}",
+                },
+                following=following,
+                catch=[caught(following)],
+                **_CALL,
+            ),
+            "Close": task(
+                "arn:aws:states:::dynamodb:deleteItem",
+                {
+                    "TableName": self.table_name,
+                    "Key": {"id": {"S": "operation"}},
+                    "ConditionExpression": "#execution = :execution",
+                    "ExpressionAttributeNames": {"#execution": "execution"},
+                    "ExpressionAttributeValues": {":execution": {"S": "{% $execution %}"}},
+                },
+                following="End",
+                # Another execution's claim is not ours to give up, and one that stays ends by itself
+                catch=[caught("End")],
+                retried=["States.Timeout"],
+                **_CALL,
+            ),
+            "End": choice(
+                *(when(f"$outcome = '{outcome}'", "Done") for outcome in finished),
+                otherwise="Failed",
+            ),
+            "Failed": {"Type": "Fail", "Error": f"{self.kind.capitalize()}Failed", "Cause": "{% $reason %}"},
+            # A Pass, not a Succeed, because it gives the execution its output
+            "Done": {
+                "Type": "Pass",
+                "Output": {"operation": "{% $id %}", "outcome": "{% $outcome %}", "reason": "{% $reason %}"},
+                "End": True,
+            },
+        }
