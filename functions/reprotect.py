@@ -24,7 +24,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     if not operation.claim(table, "reprotect", str(event["execution"]), now):
         other = operation.running(table, now)
         reason = f"Another operation runs: {other.kind} {other.execution}." if other else "Another operation has run."
-        return asdict(Plan("refuse" if other else "wait", reason, known.primary, known.standby))
+        refused = other is not None and not event["automatic"]
+        return asdict(Plan("refuse" if refused else "wait", reason, known.primary, known.standby))
     wanted = event["wanted"][known.standby]
     client = clients.rds()
     with ThreadPoolExecutor(max_workers=2) as pool:

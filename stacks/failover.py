@@ -122,7 +122,10 @@ class Failover(CitizensStack):
     def _witness(self, name: str, subnet_id: str) -> DeployedFunction:
         settings = self.settings
         letter = name[-1]
-        executions = self.arn("states", f"execution:{self.names.state_machine}:*")
+        executions = [
+            self.arn("states", f"execution:{machine}:*")
+            for machine in (self.names.state_machine, self.names.switchover_machine)
+        ]
         spec = FunctionSpec(
             name=name,
             module="witness",
@@ -136,6 +139,7 @@ class Failover(CitizensStack):
             environment={
                 "MEMBERS": self._members.as_json(),
                 "STATE_MACHINE_ARN": self._machine_arn,
+                "SWITCHOVER_MACHINE_ARN": self.arn("states", f"stateMachine:{self.names.switchover_machine}"),
                 "WITNESS": letter,
                 "PROBE_INTERVAL_SECONDS": f"{settings.probe_interval_seconds:g}",
                 "PROBE_TIMEOUT_SECONDS": f"{settings.probe_timeout_seconds:g}",
@@ -145,10 +149,12 @@ class Failover(CitizensStack):
             statements=[
                 *use_table(self, self._platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
                 allow(("states:StartExecution",), [self._machine_arn]),
-                allow(("states:DescribeExecution",), [executions]),
+                allow(("states:DescribeExecution",), executions),
                 put_metrics(),
             ],
-            patterns={executions: "An execution is named after the epoch and incident that it is started for"},
+            patterns=dict.fromkeys(
+                executions, "An execution is named after the epoch and incident that it is started for"
+            ),
         )
         return function(self, spec, self._platform)
 

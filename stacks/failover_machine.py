@@ -97,8 +97,8 @@ def definition(references: MachineReferences) -> dict[str, Any]:
         "States": {
             **_deciding(references),
             **_fencing(references),
-            **_promoting(references),
-            **_cutting_over(references),
+            **promoting(references),
+            **cutting_over(references),
             **_ending(references),
         },
     }
@@ -268,7 +268,8 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
     }
 
 
-def _promoting(references: MachineReferences) -> dict[str, State]:
+def promoting(references: MachineReferences) -> dict[str, State]:
+    """Promote → … → PrepareDatabase: of `$decision.standby`; a switchover has these states too."""
     return {
         "Promote": _task(
             "Promote",
@@ -345,7 +346,8 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
     }
 
 
-def _cutting_over(references: MachineReferences) -> dict[str, State]:
+def cutting_over(references: MachineReferences) -> dict[str, State]:
+    """PrepareDatabase → … → Verify → Record; a switchover has these states too."""
     return {
         # It has replicated all that the functions need; should something be missing, OpenLog says what
         "PrepareDatabase": _task(

@@ -22,6 +22,7 @@ FUNCTIONS = (
     "archive",
     "rotation",
     "reprotect",
+    "switchover",
 )
 
 
@@ -64,6 +65,11 @@ class Names:
     def reprotect_machine(self) -> str:
         """The machine that makes the lost standby again."""
         return self.of("reprotect-machine")
+
+    @property
+    def switchover_machine(self) -> str:
+        """The machine that changes the roles as planned."""
+        return self.of("switchover-machine")
 
     @property
     def alert_topic(self) -> str:

@@ -122,9 +122,7 @@ class Operations(CitizensStack):
                 without_resources(("ec2:DescribeSecurityGroupRules",)),
                 allow(("ec2:AuthorizeSecurityGroupIngress",), self._group_arns),
             ],
-            patterns=dict.fromkeys(
-                snapshots, "A snapshot is named after the change of roles whose old primary it keeps"
-            ),
+            patterns=dict.fromkeys(snapshots, "A snapshot is named after the change of roles whose primary it keeps"),
         )
 
     def _machine(

@@ -63,7 +63,7 @@ def definition(references: ReprotectReferences) -> dict[str, Any]:
             **_planning(references),
             **_acting(references),
             **_letting_in(),
-            **ending.states("Close", ("protected", "refused")),
+            **ending.states(("protected", "refused")),
         },
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 State = dict[str, Any]
 
 LAMBDA = "arn:aws:states:::lambda:invoke"
-_CALL = {"timeout": 10, "attempts": 5, "pause": 2}
+_CALL: Mapping[str, Any] = {"timeout": 10, "attempts": 5, "pause": 2}
 
 
 def sdk(service: str, action: str) -> str:
@@ -100,8 +100,8 @@ class Ending:
     table_name: str
     topic_arn: str
 
-    def states(self, following: str, finished: Sequence[str]) -> dict[str, State]:
-        """Record → Notify → `following` … → Close; then Done, or Failed unless the outcome is one of `finished`."""
+    def states(self, finished: Sequence[str], *, told: str = "Close", closed: str = "End") -> dict[str, State]:
+        """Record → Notify → `told` … Close → `closed` … End → Done, or Failed unless the outcome is `finished`."""
         fields = {
             "kind": {"S": self.kind},
             "outcome": {"S": "{% $outcome %}"},
@@ -135,8 +135,8 @@ class Ending:
                     "Message": "{% $string({'operation': $id, 'epoch': $epoch, 'outcome': $outcome, 'reason': $reason, "
                     "'timeline': $timeline}) %}",
                 },
-                following=following,
-                catch=[caught(following)],
+                following=told,
+                catch=[caught(told)],
                 **_CALL,
             ),
             "Close": task(
@@ -148,9 +148,9 @@ class Ending:
                     "ExpressionAttributeNames": {"#execution": "execution"},
                     "ExpressionAttributeValues": {":execution": {"S": "{% $execution %}"}},
                 },
-                following="End",
+                following=closed,
                 # Another execution's claim is not ours to give up, and one that stays ends by itself
-                catch=[caught("End")],
+                catch=[caught(closed)],
                 retried=["States.Timeout"],
                 **_CALL,
             ),
