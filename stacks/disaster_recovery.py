@@ -65,6 +65,7 @@ class DisasterRecovery(Stack):
             security=security,
             storage=storage,
             database=database,
+            failover=failover,
         ).props
         observability = Observability(
             self,
@@ -95,6 +96,7 @@ class DisasterRecovery(Stack):
                 "FailoverStateMachineArn": failover.state_machine_arn,
                 "FailoverLogGroupName": failover.log_group_name,
                 "ReprotectStateMachineArn": operations.reprotect_machine_arn,
+                "SwitchoverStateMachineArn": operations.switchover_machine_arn,
                 "AlertTopicArn": security.alert_topic_arn,
                 "FileSystemId": storage.file_system_id,
                 "AccessPointId": storage.access_point_id,

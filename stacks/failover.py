@@ -57,6 +57,7 @@ class FailoverProps:
     state_machine_arn: str
     log_group_name: str
     functions: dict[str, DeployedFunction]
+    references: MachineReferences
 
 
 class Failover(CitizensStack):
@@ -86,25 +87,24 @@ class Failover(CitizensStack):
             "verify": self._verify(),
         }
         groups = dict(zip(self.names.members, network.member_group_ids, strict=True))
-        machine, log_group_name = self._machine(
-            MachineReferences(
-                arbiter_arn=workers["arbiter"].arn,
-                probe_arn=workers["probe"].arn,
-                rotation_arn=database.rotation.arn,
-                open_log_arn=transaction_log.open_log.arn,
-                cutover_arn=workers["cutover"].arn,
-                verify_arn=workers["verify"].arn,
-                topic_arn=security.alert_topic_arn,
-                table_name=storage.table_name,
-                member_groups=groups,
-                backup_retention_days=settings.backup_retention_days,
-                suffix=settings.environment_suffix,
-                # Made after this stack, and known by its name
-                reprotect_arn=self.arn("states", f"stateMachine:{self.names.reprotect_machine}")
-                if settings.auto_reprotect
-                else None,
-            )
+        references = MachineReferences(
+            arbiter_arn=workers["arbiter"].arn,
+            probe_arn=workers["probe"].arn,
+            rotation_arn=database.rotation.arn,
+            open_log_arn=transaction_log.open_log.arn,
+            cutover_arn=workers["cutover"].arn,
+            verify_arn=workers["verify"].arn,
+            topic_arn=security.alert_topic_arn,
+            table_name=storage.table_name,
+            member_groups=groups,
+            backup_retention_days=settings.backup_retention_days,
+            suffix=settings.environment_suffix,
+            # Made after this stack, and known by its name
+            reprotect_arn=self.arn("states", f"stateMachine:{self.names.reprotect_machine}")
+            if settings.auto_reprotect
+            else None,
         )
+        machine, log_group_name = self._machine(references)
         schedules = schedule.group(self, "witness")
         witnesses = {
             name: self._witness(name, subnet_id)
@@ -116,7 +116,10 @@ class Failover(CitizensStack):
             schedule.every_minute(self, witness, self._platform, schedules)
         self._database_events()
         self.props = FailoverProps(
-            state_machine_arn=machine.ref, log_group_name=log_group_name, functions={**witnesses, **workers}
+            state_machine_arn=machine.ref,
+            log_group_name=log_group_name,
+            functions={**witnesses, **workers},
+            references=references,
         )
 
     def _witness(self, name: str, subnet_id: str) -> DeployedFunction:

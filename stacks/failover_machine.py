@@ -39,6 +39,11 @@ class MachineReferences:
     suffix: str
     reprotect_arn: str | None = None
 
+    @property
+    def invoked_by_a_switchover(self) -> tuple[str, ...]:
+        """The functions that the states invoke which a switchover has too, and those that stop the writes."""
+        return self.probe_arn, self.rotation_arn, self.open_log_arn, self.cutover_arn, self.verify_arn
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -18,8 +18,8 @@ from stacks.names import DATABASE_PORT
 from stacks.nested import CitizensStack
 from stacks.permissions import allow, confined_service, identity
 from stacks.policy_packs import NIST, acknowledge
-from stacks.reprotect_machine import Ingress
 from stacks.settings import Settings
+from stacks.states import Ingress
 
 HTTPS = 443
 NFS = 2049

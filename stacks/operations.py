@@ -9,10 +9,10 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from stacks import reprotect_machine
+from stacks import reprotect_machine, switchover_machine
 from stacks.database import DatabaseProps
-from stacks.failover import DELIVER_LOGS, TRACE
-from stacks.function import DeployedFunction, FunctionSpec, function, use_table
+from stacks.failover import DELIVER_LOGS, TRACE, FailoverProps
+from stacks.function import FunctionSpec, function, use_table
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
 from stacks.permissions import allow, confined_service, identity, use_key, without_resources
@@ -28,15 +28,16 @@ class OperationsProps:
     """The machines by their ARNs."""
 
     reprotect_machine_arn: str
+    switchover_machine_arn: str
 
     @property
     def machines(self) -> Mapping[str, str]:
         """The machines' ARNs by the operation."""
-        return {"reprotect": self.reprotect_machine_arn}
+        return {"reprotect": self.reprotect_machine_arn, "switchover": self.switchover_machine_arn}
 
 
 class Operations(CitizensStack):
-    """Reprotect."""
+    """Reprotect and switchover."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Operations(CitizensStack):
         security: SecurityProps,
         storage: StorageProps,
         database: DatabaseProps,
+        failover: FailoverProps,
     ) -> None:
         super().__init__(scope, construct_id, settings=settings)
         self._security = security
@@ -56,7 +58,8 @@ class Operations(CitizensStack):
         self._groups = dict(zip(self.names.members, network.member_group_ids, strict=True))
         self._ingress = network.member_ingress
         reprotect = self._reprotect()
-        self.props = OperationsProps(reprotect_machine_arn=reprotect.ref)
+        switchover = self._switchover(failover, reprotect.ref)
+        self.props = OperationsProps(reprotect_machine_arn=reprotect.ref, switchover_machine_arn=switchover.ref)
 
     @property
     def _group_arns(self) -> list[str]:
@@ -93,7 +96,7 @@ class Operations(CitizensStack):
             created={name: replica.created for name, replica in replicas.items()},
             wanted={name: replica.wanted for name, replica in replicas.items()},
             groups=self._groups,
-            ingress=dict.fromkeys(self._groups, self._ingress),
+            ingress=self._ingress,
             keep_automated_backups=settings.protect,
         )
         members = list(self.member_arns)
@@ -104,7 +107,7 @@ class Operations(CitizensStack):
             self.names.reprotect_machine,
             "Reprotect machine: delete the old member, make it again, let it in",
             reprotect_machine.definition(references),
-            functions=[plan],
+            functions=[plan.arn],
             statements=[
                 allow(("rds:DeleteDBInstance", "rds:ModifyDBInstance", "rds:AddTagsToResource"), members),
                 allow(("rds:CreateDBInstanceReadReplica",), [*members, group_of_parameters, subnets]),
@@ -125,6 +128,50 @@ class Operations(CitizensStack):
             patterns=dict.fromkeys(snapshots, "A snapshot is named after the change of roles whose primary it keeps"),
         )
 
+    def _switchover(self, failover: FailoverProps, reprotect_machine_arn: str) -> sfn.CfnStateMachine:
+        platform, settings = self._security.platform, self.settings
+        asked = function(
+            self,
+            FunctionSpec(
+                name="switchover",
+                module="switchover",
+                purpose="Tells whether a switchover may begin, and whether the standby has caught up",
+                timeout=15,
+                concurrency=2,
+                environment={
+                    "MEMBERS": self._database.members.as_json(),
+                    "PROBE_INTERVAL_SECONDS": f"{settings.probe_interval_seconds:g}",
+                    "PROBE_TIMEOUT_SECONDS": f"{settings.probe_timeout_seconds:g}",
+                },
+                # Whether it replays and up to where is all that is asked of the standby
+                database_user="citizens_probe",
+                statements=[
+                    *use_table(self, platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
+                    allow(("rds:DescribeDBInstances",), self.member_arns),
+                ],
+            ),
+            platform,
+        )
+        references = switchover_machine.SwitchoverReferences(
+            failover=failover.references,
+            switchover_arn=asked.arn,
+            reprotect_machine_arn=reprotect_machine_arn,
+            ingress=self._ingress,
+        )
+        return self._machine(
+            "Switchover",
+            self.names.switchover_machine,
+            "Switchover machine: keep out, catch up, promote, cut over",
+            switchover_machine.definition(references),
+            functions=[asked.arn, *failover.references.invoked_by_a_switchover],
+            statements=[
+                without_resources(("ec2:DescribeSecurityGroupRules",)),
+                allow(("ec2:AuthorizeSecurityGroupIngress", "ec2:RevokeSecurityGroupIngress"), self._group_arns),
+                allow(("rds:DescribeDBInstances", "rds:PromoteReadReplica"), list(self.member_arns)),
+                allow(("states:StartExecution",), [reprotect_machine_arn]),
+            ],
+        )
+
     def _machine(
         self,
         construct_id: str,
@@ -132,7 +179,7 @@ class Operations(CitizensStack):
         description: str,
         definition: Mapping[str, Any],
         *,
-        functions: Sequence[DeployedFunction],
+        functions: Sequence[str],
         statements: Sequence[iam.PolicyStatement],
         patterns: Mapping[str, str] | None = None,
     ) -> sfn.CfnStateMachine:
@@ -149,7 +196,7 @@ class Operations(CitizensStack):
                 "states.amazonaws.com", self.account, self.arn("states", f"stateMachine:{name}")
             ),
             statements=[
-                allow(("lambda:InvokeFunction",), [each.arn for each in functions]),
+                allow(("lambda:InvokeFunction",), functions),
                 allow(("dynamodb:DeleteItem", "dynamodb:UpdateItem"), [self.recovery_table_arn]),
                 use_key(self._security.data_key_arn, "dynamodb", self.region),
                 allow(("sns:Publish",), [self._security.alert_topic_arn]),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stacks import states
-from stacks.states import State, caught, choice, note, sdk, task, wait, when
+from stacks.states import Ingress, State, caught, choice, note, sdk, task, wait, when
 
 BRISK_ROUNDS = 120
 BRISK_SECONDS = 2
@@ -20,16 +20,7 @@ ROUNDS = 1500
 ERRORS = 60
 ERROR_SECONDS = 60
 AFTER_ERRORS = 3
-LIFT_ROUNDS = 40
 MACHINE_TIMEOUT_SECONDS = 14 * 3600
-
-
-@dataclass(frozen=True)
-class Ingress:
-    """A rule that lets somebody in: `key` is how EC2 shows who (CIDR or group), `permission` how it is given."""
-
-    key: str
-    permission: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +28,7 @@ class ReprotectReferences:
     """What the machine refers to: ARNs (or CDK tokens of them) and names; the rest by member.
 
     `created` are the arguments of the replica's creation, `wanted` the settings that creation cannot give, `groups`
-    the members' security groups and `ingress` those groups' rules.
+    the members' security groups and `ingress` the rules that each of these has.
     """
 
     plan_arn: str
@@ -47,7 +38,7 @@ class ReprotectReferences:
     created: Mapping[str, Mapping[str, Any]]
     wanted: Mapping[str, Mapping[str, Any]]
     groups: Mapping[str, str]
-    ingress: Mapping[str, Sequence[Ingress]]
+    ingress: Sequence[Ingress]
     keep_automated_backups: bool
 
 
@@ -80,19 +71,13 @@ def _planning(references: ReprotectReferences) -> dict[str, State]:
                 "forensics": "{% $states.input.forensics %}",
                 "execution": "{% $states.context.Execution.Id %}",
                 "created": {name: dict(each) for name, each in references.created.items()},
-                "groups": dict(references.groups),
-                "ingress": {
-                    name: [{"key": rule.key, "permission": dict(rule.permission)} for rule in rules]
-                    for name, rules in references.ingress.items()
-                },
+                **states.members_rules(references.groups, references.ingress),
                 "plan": {"action": "none", "reason": "nothing was planned", "standby": "", "settings": {}},
-                "missing": [],
                 "outcome": "failed",
                 "reason": "nothing was planned",
                 "trouble": "",
                 "errors": 0,
                 "rounds": 0,
-                "liftRounds": 0,
                 "deletions": 0,
                 "lifted": False,
                 "timeline": [{"at": "{% $now() %}", "event": "{% 'started by ' & $states.input.by %}"}],
@@ -197,46 +182,14 @@ def _act(action: str, arguments: Any, what: str, **assign: Any) -> State:
 
 
 def _letting_in() -> dict[str, State]:
-    return {
-        "FindIngress": task(
-            sdk("ec2", "describeSecurityGroupRules"),
-            {"Filters": [{"Name": "group-id", "Values": ["{% $lookup($groups, $plan.standby) %}"]}]},
-            timeout=10,
-            assign={
-                "missing": "{% ($rules := $states.result.SecurityGroupRules[IsEgress = false]; "
-                "$present := [$rules.CidrIpv4, $rules.ReferencedGroupInfo.GroupId]; "
-                "[$lookup($ingress, $plan.standby)[$not(key in $present)]]) %}",
-                "liftRounds": "{% $liftRounds + 1 %}",
-            },
-            following="AnyMissing",
-            catch=[_trouble("Pause", "describeSecurityGroupRules")],
-        ),
-        "AnyMissing": choice(
-            when(
-                "$count($missing) = 0",
-                "Plan",
-                lifted=True,
-                liftRounds=0,
-                timeline=note("'the fence of ' & $plan.standby & ' is lifted'"),
-            ),
-            # Refused every time: it is tried again after a pause, and given up after many
-            when(f"$liftRounds > {LIFT_ROUNDS}", "Pause", liftRounds=0, errors=ERRORS),
-            otherwise="LetIn",
-        ),
-        # One rule at a time: a rule that is there already makes EC2 refuse all of a request
-        "LetIn": task(
-            sdk("ec2", "authorizeSecurityGroupIngress"),
-            {
-                "GroupId": "{% $lookup($groups, $plan.standby) %}",
-                "IpPermissions": ["{% $missing[0].permission %}"],
-            },
-            timeout=10,
-            assign={"timeline": note("$missing[0].key & ' is let in to ' & $plan.standby")},
-            following="FindIngress",
-            catch=[_trouble("LetInPause", "authorizeSecurityGroupIngress")],
-        ),
-        "LetInPause": wait(BRISK_SECONDS, "FindIngress"),
+    lifted = {
+        "Next": "Plan",
+        "Assign": {"lifted": True, "liftRounds": 0, "timeline": note("'the fence of ' & $plan.standby & ' is lifted'")},
     }
+    given_up = {"Next": "Pause", "Assign": {"liftRounds": 0, "errors": ERRORS}}
+    return states.letting_in(
+        "$plan.standby", done=lifted, given_up=given_up, trouble=[_trouble("Pause", "ingress of the standby")]
+    )
 
 
 def _trouble(following: str, action: str) -> State:

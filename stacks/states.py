@@ -9,6 +9,7 @@ from typing import Any
 
 State = dict[str, Any]
 
+LIFT_ROUNDS = 40
 LAMBDA = "arn:aws:states:::lambda:invoke"
 _CALL: Mapping[str, Any] = {"timeout": 10, "attempts": 5, "pause": 2}
 
@@ -89,6 +90,63 @@ def failed(name: str) -> State:
         reason=f"{{% '{name}: ' & $states.errorOutput.Error & ': ' & $string($states.errorOutput.Cause) %}}",
         timeline=note(f"'{name} failed: ' & $states.errorOutput.Error"),
     )
+
+
+@dataclass(frozen=True)
+class Ingress:
+    """A rule that lets somebody in: `key` is how EC2 shows who (CIDR or group), `permission` how it is given."""
+
+    key: str
+    permission: Mapping[str, Any]
+
+
+def members_rules(groups: Mapping[str, str], ingress: Sequence[Ingress]) -> dict[str, Any]:
+    """The variables that `letting_in` needs: the members' groups, and the rules that each of them has."""
+    return {
+        "groups": dict(groups),
+        "ingress": [{"key": rule.key, "permission": dict(rule.permission)} for rule in ingress],
+        "missing": [],
+        "liftRounds": 0,
+    }
+
+
+def letting_in(member: str, *, done: State, given_up: State, trouble: Sequence[State]) -> dict[str, State]:
+    """FindIngress → AnyMissing → LetIn → FindIngress …: every rule of a member's group that is not there is given back.
+
+    `member` is the expression that names it, `done` and `given_up` are choices without conditions.
+    """
+    return {
+        "FindIngress": task(
+            sdk("ec2", "describeSecurityGroupRules"),
+            {"Filters": [{"Name": "group-id", "Values": [f"{{% $lookup($groups, {member}) %}}"]}]},
+            timeout=10,
+            attempts=3,
+            assign={
+                "missing": "{% ($rules := $states.result.SecurityGroupRules[IsEgress = false]; "
+                "$present := [$rules.CidrIpv4, $rules.ReferencedGroupInfo.GroupId]; "
+                "[$ingress[$not(key in $present)]]) %}",
+                "liftRounds": "{% $liftRounds + 1 %}",
+            },
+            following="AnyMissing",
+            catch=[{**each, "Next": given_up["Next"]} for each in trouble],
+        ),
+        "AnyMissing": choice(
+            {"Condition": "{% $count($missing) = 0 %}", **done},
+            # Refused every time: it is tried again after a pause, and given up after many
+            {"Condition": f"{{% $liftRounds > {LIFT_ROUNDS} %}}", **given_up},
+            otherwise="LetIn",
+        ),
+        # One rule at a time: a rule that is there already makes EC2 refuse all of a request
+        "LetIn": task(
+            sdk("ec2", "authorizeSecurityGroupIngress"),
+            {"GroupId": f"{{% $lookup($groups, {member}) %}}", "IpPermissions": ["{% $missing[0].permission %}"]},
+            timeout=10,
+            assign={"timeline": note(f"$missing[0].key & ' is let in to ' & {member}")},
+            following="FindIngress",
+            catch=[{**each, "Next": "LetInPause"} for each in trouble],
+        ),
+        "LetInPause": wait(2, "FindIngress"),
+    }
 
 
 @dataclass(frozen=True)

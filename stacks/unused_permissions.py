@@ -50,7 +50,7 @@ UNUSED: Sequence[Unused] = (
             "Lambda refuses a dead-letter queue that the role may not send to; the function is invoked synchronously",
             "AWS Lambda API reference, DeadLetterConfig",
         )
-        for function in ("arbiter", "probe", "open-log", "cutover", "verify", "rotation")
+        for function in ("arbiter", "probe", "open-log", "cutover", "verify", "rotation", "reprotect", "switchover")
     ),
     Unused(
         "citizens-*-schedule",
@@ -64,30 +64,43 @@ UNUSED: Sequence[Unused] = (
         "EFS asks for it when a mounted client writes; the local cloud's file system is a folder",
         "Amazon EFS user guide, Using IAM to control file system data access",
     ),
-    Unused(
-        "citizens-failover",
-        (
-            "logs:DeleteLogDelivery",
-            "logs:DescribeLogGroups",
-            "logs:DescribeResourcePolicies",
-            "logs:GetLogDelivery",
-            "logs:ListLogDeliveries",
-            "logs:PutResourcePolicy",
-            "logs:UpdateLogDelivery",
-        ),
-        "Step Functions sets up its log delivery; the local cloud asks for logs:CreateLogDelivery in place of all",
-        "AWS Step Functions developer guide, Using CloudWatch Logs to log execution history",
+    *(
+        entry
+        for machine in ("citizens-failover", "citizens-reprotect-machine", "citizens-switchover-machine")
+        for entry in (
+            Unused(
+                machine,
+                (
+                    "logs:DeleteLogDelivery",
+                    "logs:DescribeLogGroups",
+                    "logs:DescribeResourcePolicies",
+                    "logs:GetLogDelivery",
+                    "logs:ListLogDeliveries",
+                    "logs:PutResourcePolicy",
+                    "logs:UpdateLogDelivery",
+                ),
+                "Step Functions sets up its log delivery; the local cloud asks for one permission in place of all",
+                "AWS Step Functions developer guide, Using CloudWatch Logs to log execution history",
+            ),
+            Unused(
+                machine,
+                (
+                    "xray:GetSamplingRules",
+                    "xray:GetSamplingTargets",
+                    "xray:PutTelemetryRecords",
+                    "xray:PutTraceSegments",
+                ),
+                "Step Functions sends traces; the local cloud records none",
+                "AWS Step Functions developer guide, Trace Step Functions request data in AWS X-Ray",
+            ),
+        )
     ),
     Unused(
-        "citizens-failover",
-        (
-            "xray:GetSamplingRules",
-            "xray:GetSamplingTargets",
-            "xray:PutTelemetryRecords",
-            "xray:PutTraceSegments",
-        ),
-        "Step Functions sends traces; the local cloud records none",
-        "AWS Step Functions developer guide, Trace Step Functions request data in AWS X-Ray",
+        "citizens-reprotect-machine",
+        ("iam:PassRole", "kms:CreateGrant", "kms:DescribeKey", "rds:AddTagsToResource", "rds:CreateDBSnapshot"),
+        "RDS asks for them when a replica with a monitoring role, a key and tags is made, and when a final snapshot is "
+        "taken; the local cloud asks for the request's own action alone",
+        "Service authorization reference, Amazon RDS, dependent actions of both requests",
     ),
     Unused(
         "citizens-monitoring",
