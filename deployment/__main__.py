@@ -1,5 +1,5 @@
-"""`python -m deployment`: synthesise, check, deploy, operate and destroy, on AWS or in the local cloud. The only place of
-this program that reads the environment."""
+"""`python -m deployment`: synthesise, check, deploy, operate and destroy, on AWS or in the local cloud. The only
+place of this program that reads the environment."""
 
 from __future__ import annotations
 

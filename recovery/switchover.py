@@ -31,12 +31,14 @@ LAG_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 STATEMENT_SECONDS = 3.0
 
-# What a superuser (on RDS: rdsadmin) runs nobody else may end; it writes no data of the agency's.
+# RDS's own roles, whose sessions nobody else may end, write no data of the agency's. All others are ended, whatever
+# they may do: one that cannot be is an error, and the switchover is abandoned.
+_RDS_ROLES = ("rdsadmin", "rdsrepladmin", "rdstopmgr")
 _END_SESSIONS = """
 SELECT count(*) FILTER (WHERE pg_terminate_backend(session.pid)), count(*)
 FROM pg_catalog.pg_stat_activity AS session JOIN pg_catalog.pg_roles AS who ON who.oid = session.usesysid
 WHERE session.backend_type = 'client backend' AND session.pid <> pg_backend_pid()
-  AND NOT who.rolsuper AND who.rolname <> ALL (string_to_array(:ours, ','))"""
+  AND who.rolname <> ALL (string_to_array(:ours, ','))"""
 
 # A commit of our own: what was committed before, be it asynchronously, is written and sent before its record is.
 _MARK = "SELECT pg_logical_emit_message(true, 'citizens-switchover', 'writes are stopped')"
@@ -110,7 +112,7 @@ def stop_writes(
     """End sessions of applications until two looks in a row find none, `seconds` long at most. For the main user."""
     deadline, quiet, left = clock() + seconds, 0, 0
     while quiet < 2 and clock() < deadline:
-        ((_, left),) = session.run(_END_SESSIONS, STATEMENT_SECONDS, ours=",".join(ROLES))
+        ((_, left),) = session.run(_END_SESSIONS, STATEMENT_SECONDS, ours=",".join((*ROLES, *_RDS_ROLES)))
         quiet = quiet + 1 if left == 0 else 0
         if quiet < 2:
             sleep(LOOK_SECONDS)

@@ -77,6 +77,17 @@ class Replica:
     wanted: Mapping[str, Any]
 
 
+def made_again(common: Mapping[str, Any]) -> Replica:
+    """The members' common properties as RDS's API has them; ValueError for one that none of the three lists names."""
+    unknown = set(common) ^ {*CREATED, *MODIFIED, *OF_REQUESTS}
+    if unknown:
+        raise ValueError(f"A member made again would differ in {', '.join(sorted(unknown))}: say how RDS's API has it.")
+    return Replica(
+        created={name: common[each] for each, name in CREATED.items()},
+        wanted={name: common[each] for each, name in MODIFIED.items()},
+    )
+
+
 @dataclass(frozen=True)
 class DatabaseProps:
     """How to reach the members, the rotation function, the members' log groups (`postgresql`) in their order, how to
@@ -137,15 +148,13 @@ class Database(CitizensStack):
 
     def _replica(self, position: int, common: Mapping[str, Any]) -> Replica:
         """From the same properties as the template's, so that the two cannot differ."""
-        return Replica(
-            created={
-                "DbInstanceIdentifier": self.names.members[position],
-                "Port": DATABASE_PORT,
-                **{name: common[each] for each, name in CREATED.items()},
-                "Tags": [{"Key": key, "Value": value} for key, value in sorted(self.settings.tags.items())],
-            },
-            wanted={name: common[each] for each, name in MODIFIED.items()},
-        )
+        replica = made_again(common)
+        own = {
+            "DbInstanceIdentifier": self.names.members[position],
+            "Port": DATABASE_PORT,
+            "Tags": [{"Key": key, "Value": value} for key, value in sorted(self.settings.tags.items())],
+        }
+        return Replica({**replica.created, **own}, replica.wanted)
 
     def _parameter_group(self) -> rds.CfnDBParameterGroup:
         slot_mib = int(self.settings.allocated_storage * 1024 * SLOT_SHARE_OF_STORAGE)

@@ -167,7 +167,10 @@ class Operations(CitizensStack):
             statements=[
                 without_resources(("ec2:DescribeSecurityGroupRules",)),
                 allow(("ec2:AuthorizeSecurityGroupIngress", "ec2:RevokeSecurityGroupIngress"), self._group_arns),
-                allow(("rds:DescribeDBInstances", "rds:PromoteReadReplica"), list(self.member_arns)),
+                allow(
+                    ("rds:DescribeDBInstances", "rds:PromoteReadReplica", "rds:RebootDBInstance"),
+                    list(self.member_arns),
+                ),
                 allow(("states:StartExecution",), [reprotect_machine_arn]),
             ],
         )

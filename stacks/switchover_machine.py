@@ -126,7 +126,7 @@ def _stopping(references: SwitchoverReferences) -> dict[str, State]:
                 "closeRounds": "{% $closeRounds + 1 %}",
             },
             following="AnyOpening",
-            catch=[_abandoned("the primary's rules could not be read")],
+            catch=[_abandoned("the rules of the primary could not be read")],
         ),
         "AnyOpening": choice(
             when("$count($openings) = 0", "StopWrites", timeline=note("'applications are kept out'")),
@@ -184,8 +184,17 @@ def _stopping(references: SwitchoverReferences) -> dict[str, State]:
             timeout=10,
             attempts=2,
             assign={"timeline": note("$decision.primary & ' is fenced'")},
-            following="Promote",
+            following="RestartOldPrimary",
             catch=[_abandoned("the primary could not be fenced")],
+        ),
+        # No session was left; should one have come since, it ends here: a security group cuts no connection it tracks
+        "RestartOldPrimary": task(
+            sdk("rds", "rebootDBInstance"),
+            {"DbInstanceIdentifier": "{% $decision.primary %}"},
+            timeout=10,
+            assign={"timeline": note("'restart of ' & $decision.primary & ' requested'")},
+            following="Promote",
+            catch=[caught("Promote", timeline=note("'restart refused: ' & $states.errorOutput.Error"))],
         ),
     }
 
