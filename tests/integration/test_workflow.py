@@ -247,7 +247,7 @@ def test_a_pause_is_known_and_ended_and_the_history_tells_what_has_happened(depl
     suffix = deployed.outputs["EnvironmentSuffix"]
     operator = Operations(deployed.account, suffix, print)
     assert "patching" in str(operator.pause("patching", 60))
-    with pytest.raises(Problem, match="paused until .*: patching; resume first"):
+    with pytest.raises(Problem, match=r"paused until .*: patching; resume first"):
         operator.preview_of_switchover()
     assert operator.resume()
     assert not operator.resume()
