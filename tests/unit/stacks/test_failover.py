@@ -22,6 +22,7 @@ REFERENCES = MachineReferences(
     member_groups={"citizens-1-unit": "sg-1", "citizens-2-unit": "sg-2"},
     backup_retention_days=35,
     suffix="unit",
+    reprotect_arn="reprotect",
 )
 STATES: dict[str, dict[str, Any]] = definition(REFERENCES)["States"]
 INPUT = {"incident": "20261122T000000Z-beef", "epoch": 1, "witness": "a", "started_at": "2026-11-22T00:00:00Z"}
@@ -67,6 +68,7 @@ class World:
             "Verify": {"verified": True, "member": "citizens-2-unit", "written_at": "now", "lsn": "0/3"},
             "Record": {},
             "Notify": {},
+            "StartReprotect": {},
             "ReleaseLease": {},
             **changed,
         }
@@ -145,8 +147,9 @@ def test_a_lost_primary_is_fenced_before_the_standby_is_promoted() -> None:
     assert order == [
         *("Observe", "FindIngress", "RevokeIngress", "FindIngress", "ConfirmFence", "Promote", "AwaitPromotion"),
         *("ProbePromoted", "PrepareDatabase", "OpenLog", "PointSecret", "CutOver", "Verify"),
-        *("Record", "Notify", "ReleaseLease"),
+        *("Record", "Notify", "StartReprotect", "ReleaseLease"),
     ]
+    assert world.arguments("StartReprotect")["Name"] == "2-20261122T000000Z-beef"
     assert world.arguments("RevokeIngress") == {"GroupId": "sg-1", "SecurityGroupRuleIds": ["sgr-1"]}
     assert world.arguments("OpenLog")["Payload"] == {"epoch": 2, "member": "citizens-2-unit"}
     order_to_cut_over = {
@@ -272,7 +275,7 @@ def test_every_failure_is_recorded_told_and_shown_as_a_failed_run(state: str) ->
     ]
 
 
-@pytest.mark.parametrize("state", ["Record", "Notify", "ReleaseLease"])
+@pytest.mark.parametrize("state", ["Record", "Notify", "StartReprotect", "ReleaseLease"])
 def test_trouble_at_the_end_does_not_undo_a_recovery(state: str) -> None:
     visited, variables = World(**{state: Refused("States.Timeout")}).run()
     assert variables["outcome"] == "promoted"
@@ -304,7 +307,7 @@ def test_every_state_that_is_named_exists_and_is_reached() -> None:
 
 
 def test_the_deployed_machine_logs_everything_and_is_traced(system: System) -> None:
-    (machine,) = system.of("AWS::StepFunctions::StateMachine")
+    (machine,) = system.of("AWS::StepFunctions::StateMachine", "Failover")
     logging = machine.properties["LoggingConfiguration"]
     assert logging["Level"] == "ALL"
     assert logging["IncludeExecutionData"] is True

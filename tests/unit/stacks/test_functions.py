@@ -88,6 +88,7 @@ USERS = {
     "archive": "citizens_log",
     "open-log": "citizens_log",
     "verify": "citizens_verify",
+    "switchover": "citizens_probe",
 }
 
 

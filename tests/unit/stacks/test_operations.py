@@ -10,7 +10,7 @@ import pytest
 
 from stacks import reprotect_machine, switchover_machine
 from stacks.database import CREATED, MODIFIED, OF_REQUESTS
-from stacks.reprotect_machine import ERRORS, ROUNDS, ReprotectReferences
+from stacks.reprotect_machine import ERRORS, ReprotectReferences
 from stacks.states import Ingress
 from stacks.switchover_machine import SwitchoverReferences
 from tests.unit.stacks.conftest import SUFFIX, System
@@ -21,19 +21,18 @@ INGRESS = (
     Ingress("10.60.0.0/16", {"IpProtocol": "tcp", "IpRanges": [{"CidrIp": "10.60.0.0/16"}]}),
     Ingress("sg-f", {"IpProtocol": "tcp", "UserIdGroupPairs": [{"GroupId": "sg-f", "Description": "functions"}]}),
 )
-REPROTECT = reprotect_machine.definition(
-    ReprotectReferences(
-        plan_arn="plan",
-        topic_arn="topic",
-        table_name="table",
-        suffix="unit",
-        created={name: {"DbInstanceIdentifier": name, "MultiAZ": True} for name in (OLD, NEW)},
-        wanted={name: {"BackupRetentionPeriod": 35} for name in (OLD, NEW)},
-        groups=REFERENCES.member_groups,
-        ingress=INGRESS,
-        keep_automated_backups=False,
-    )
+TO_REPROTECT = ReprotectReferences(
+    plan_arn="plan",
+    topic_arn="topic",
+    table_name="table",
+    suffix="unit",
+    created={name: {"DbInstanceIdentifier": name, "MultiAZ": True} for name in (OLD, NEW)},
+    wanted={name: {"BackupRetentionPeriod": 35} for name in (OLD, NEW)},
+    groups=REFERENCES.member_groups,
+    ingress=INGRESS,
+    keep_automated_backups=False,
 )
+REPROTECT = reprotect_machine.definition(TO_REPROTECT)
 SWITCHOVER = switchover_machine.definition(
     SwitchoverReferences(
         failover=REFERENCES, switchover_arn="switchover", reprotect_machine_arn="reprotect", ingress=INGRESS
@@ -128,7 +127,9 @@ class Rules:
         return {}
 
 
-def reprotected(*plans: Any, rules: Rules | None = None, **answers: Answer) -> Walk:
+def reprotected(
+    *plans: Any, rules: Rules | None = None, definition: dict[str, Any] = REPROTECT, **answers: Answer
+) -> Walk:
     steps = iter(plans)
     last = plans[-1]
     rules = rules or Rules()
@@ -143,7 +144,7 @@ def reprotected(*plans: Any, rules: Rules | None = None, **answers: Answer) -> W
         "LetIn": rules.let_in,
         **answers,
     }
-    return Walk(REPROTECT, order, **given).run()
+    return Walk(definition, order, **given).run()
 
 
 def test_a_reprotect_takes_each_step_as_planned_and_records_it() -> None:
@@ -207,9 +208,10 @@ def test_what_is_refused_for_ever_is_given_up_recorded_and_shown_as_a_failed_run
     assert "Rds.RdsException" in walk.variables["reason"]
 
 
-def test_a_member_that_never_becomes_available_is_given_up() -> None:
-    walk = reprotected(step("wait"))
-    assert walk.visited.count("Plan") == ROUNDS
+def test_a_member_that_never_becomes_available_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reprotect_machine, "ROUNDS", 30)
+    walk = reprotected(step("wait"), definition=reprotect_machine.definition(TO_REPROTECT))
+    assert walk.visited.count("Plan") == 30
     assert walk.variables["reason"] == "not in time: wait."
 
 
