@@ -8,12 +8,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SCENARIO ?= primary-lost
+# Processes that share the tests out.
+WORKERS ?= 2
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
 
-.PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy \
-        suffix reprotect switchover pause resume history cycles local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots clean
+.PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy log restore \
+        suffix reprotect switchover pause resume history cycles local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
+        rehearse-time clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,8 +38,8 @@ drill: $(READY) ## lose the primary on this machine and measure the recovery (SC
 
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest tests/unit -q -n 2 --dist loadgroup
-	@$(BIN)/coverage run -m pytest tests/integration -q
+	@$(BIN)/coverage run -m pytest tests/unit -q -n $(WORKERS) --dist loadgroup
+	@$(BIN)/coverage run -m pytest tests/integration -q -n $(WORKERS) --dist loadgroup
 	@$(MAKE) --no-print-directory coverage
 
 coverage: $(READY)
@@ -44,16 +47,22 @@ coverage: $(READY)
 	@$(BIN)/coverage report --fail-under=90
 
 unit: $(READY) ## unit tests alone
-	@$(BIN)/python -m pytest tests/unit -q -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest tests/unit -q -n $(WORKERS) --dist loadgroup
 
 integration: $(READY) ## integration tests against a local cloud of their own
-	@$(BIN)/python -m pytest tests/integration -q
+	@$(BIN)/python -m pytest tests/integration -q -n $(WORKERS) --dist loadgroup
 
 integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
 	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json
 
 snapshots: $(READY) ## write the templates' snapshots again (STATEFUL=yes: also the list of what replaces data)
 	@$(BIN)/python -m tests.unit.stacks.snapshot $(if $(filter yes,$(STATEFUL)),--stateful)
+
+pictures: $(READY) ## draw the failover machine into docs/ from its definition
+	@$(BIN)/python -m stacks.picture
+
+rehearse-time: $(READY) ## 1,000 seeded incidents in virtual time with AWS's delays: a table and reports/incidents.json
+	@$(BIN)/python -m drills.virtual
 
 least-privilege: $(READY) ## show that every permission is used and needed: a table and reports/least-privilege.json
 	@$(BIN)/python -m privilege
@@ -103,6 +112,12 @@ resume: $(READY) ## let the system act again: make resume ENV_SUFFIX=dev
 
 history: $(READY) ## incidents and operations, newest first: make history ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment history --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+log: $(READY) ## list the transaction log's transactions on AWS: make log ENV_SUFFIX=dev SINCE=2026-11-22T10:00:00
+	@$(BIN)/python -m deployment log --suffix "$(ENV_SUFFIX)" $(if $(SINCE),--since "$(SINCE)") $(if $(BEFORE),--before "$(BEFORE)")
+
+restore: $(READY) ## restore beside the members on AWS: make restore ENV_SUFFIX=dev BEFORE_TRANSACTION=1:0/3000148 or TO_TIME=…
+	@$(BIN)/python -m deployment restore --suffix "$(ENV_SUFFIX)" $(if $(BEFORE_TRANSACTION),--before-transaction "$(BEFORE_TRANSACTION)") $(if $(TO_TIME),--to-time "$(TO_TIME)")
 
 suffix: ## the environment suffix of a branch: make suffix BRANCH=feature/login
 	@$(PYTHON) -m deployment.branch suffix --branch="$$BRANCH"

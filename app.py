@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from recovery.promise import ObjectiveMissed
+from recovery.worst_case import Unbounded
 from stacks.settings import SettingsError, load
 
 ROOT = Path(__file__).resolve().parent
@@ -28,6 +30,9 @@ def main() -> int:
 
     try:
         synthesise(settings, ROOT, context)
+    except (ObjectiveMissed, Unbounded) as error:
+        print(error, file=sys.stderr)
+        return 1
     except RuntimeError as error:
         if not str(error).startswith("ValidationFailed"):
             raise

@@ -15,8 +15,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.log_under_load import log_under_load
 from benchmarks.result import Result, median_of
+from benchmarks.roll_forward import roll_forward_race
 from benchmarks.transaction_log import transaction_log
+from benchmarks.verification import verification
 from deployment import local
 from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
@@ -77,7 +80,11 @@ def rotation(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:  #
         load = rotate_under_load(Application(Account(inside), cdk.deploy()), ROTATIONS)
     finally:
         local.down(state, environment)
-    print(f"{load.signed_in} sign-ins, {load.retried} needed the secret again", file=sys.stderr)
+    print(
+        f"{load.rotations} rotations, {load.asked_again} times asked for again; {load.signed_in} sign-ins, "
+        f"{load.retried} needed the secret again",
+        file=sys.stderr,
+    )
     return {
         "rotation": median_of(load.seconds, 10),
         "rotation_client_failures": Result(len(load.failures), "failures", (float(len(load.failures)),), 0),
@@ -90,6 +97,9 @@ BENCHMARKS: Mapping[str, Callable[[int, Mapping[str, str]], dict[str, Result]]] 
     "drills": drills,
     "rotation": rotation,
     "transaction-log": transaction_log,
+    "verification": verification,
+    "log-under-load": log_under_load,
+    "roll-forward": roll_forward_race,
 }
 
 

@@ -23,6 +23,7 @@ from local_cloud.cluster import ADMINISTRATOR, Cluster, make_template
 from local_cloud.postgres_host import PostgresHost
 from recovery.connection import Credentials, Session, _Watchdog
 from recovery.members import Endpoint
+from recovery.preparation import prepare
 from recovery.transaction_log import segment, source
 from recovery.transaction_log.archive import Archive
 
@@ -62,6 +63,14 @@ class Figures:
         return [ours / theirs for ours, theirs in zip(self.our_bytes, self.their_bytes, strict=True)]
 
 
+def open_session(path: Path, database: str = "postgres") -> Session:
+    """A session of the cluster's administrator by its Unix socket."""
+    raw = socket.socket(socket.AF_UNIX)
+    raw.connect(str(path))
+    connection = Connection(ADMINISTRATOR, database=database, sock=raw, ssl_context=False)
+    return Session(connection, _Watchdog(raw.dup()), Endpoint(str(path), 0), Credentials(ADMINISTRATOR, ""))
+
+
 class Bench:
     """A cluster with a load behind a slot, which is copied for every run."""
 
@@ -74,22 +83,29 @@ class Bench:
         number = self.cluster.socket.suffix.removeprefix(".")
         self.address = ("-h", str(self.host.sockets), "-p", number, "-U", ADMINISTRATOR)
         self.session = self.open()
+        self._keep_before = False
 
-    def open(self) -> Session:
-        raw = socket.socket(socket.AF_UNIX)
-        raw.connect(str(self.cluster.socket))
-        connection = Connection(ADMINISTRATOR, database="postgres", sock=raw, ssl_context=False)
-        endpoint = Endpoint(str(self.cluster.socket), 0)
-        return Session(connection, _Watchdog(raw.dup()), endpoint, Credentials(ADMINISTRATOR, ""))
+    def open(self, database: str = "postgres") -> Session:
+        return open_session(self.cluster.socket, database)
+
+    def load(self, load: str, keep_before: bool = False) -> None:
+        """Put the load `pgbench` or `copy` behind the slot; `keep_before`: the database as it was, as `before`."""
+        self._keep_before = keep_before
+        self.load_pgbench() if load == "pgbench" else self.load_copies()
 
     def begin(self) -> None:
-        source.ensure_publication(self.session, SECONDS)
+        prepare(self.session)
+        if self._keep_before:
+            self.session.close()
+            with self.open("template1") as elsewhere:
+                elsewhere.run("CREATE DATABASE before TEMPLATE postgres STRATEGY file_copy", SECONDS)
+            self.session = self.open()
         self.session.run("SELECT pg_create_logical_replication_slot('origin', 'pgoutput')", SECONDS)
 
-    def load_pgbench(self) -> None:
+    def load_pgbench(self, transactions: int = PGBENCH_TRANSACTIONS) -> None:
         self.host.run("pgbench", "-i", "-q", "-s", str(PGBENCH_SCALE), *self.address, "postgres")
         self.begin()
-        clients = ("-n", "-c", "4", "-j", "2", "-t", str(PGBENCH_TRANSACTIONS // 4))
+        clients = ("-n", "-c", "4", "-j", "2", "-t", str(transactions // 4))
         self.host.run("pgbench", *clients, *self.address, "postgres")
 
     def load_copies(self) -> None:
@@ -155,16 +171,23 @@ class Bench:
         self.host.close()
 
 
-def _measured(load: str, runs: int) -> Figures:
+@contextlib.contextmanager
+def bench_in_a_folder() -> Iterator[tuple[Bench, Path]]:
+    """A bench and a folder for what is measured; both are gone afterwards."""
     # Not in a folder of ours: PostgreSQL runs as another user when this runs as root, and must be able to enter.
     folder = Path(tempfile.mkdtemp(prefix="citizens-bench-"))
     folder.chmod(0o755)
     try:
         with contextlib.closing(Bench(folder / "state")) as bench:
-            bench.load_pgbench() if load == "pgbench" else bench.load_copies()
-            return bench.measure(runs, folder)
+            yield bench, folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measured(load: str, runs: int) -> Figures:
+    with bench_in_a_folder() as (bench, folder):
+        bench.load(load)
+        return bench.measure(runs, folder)
 
 
 def transaction_log(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:

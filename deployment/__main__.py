@@ -4,12 +4,15 @@ place of this program that reads the environment."""
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -22,7 +25,9 @@ from deployment.lint import check_templates
 from deployment.operations import Operations
 from deployment.operations import confirm as confirm_operation
 from deployment.problem import Problem
-from recovery import history
+from deployment.restoration import Restoration, Target
+from recovery import clock, history
+from stacks.promised import promised
 from stacks.settings import Settings, SettingsError
 
 PROTECTION_SECONDS = 12 * 3600.0
@@ -43,6 +48,10 @@ class Command:
     reason: str = ""
     minutes: float | None = None
     steps: bool = False
+    since: str | None = None
+    before: str | None = None
+    before_transaction: str | None = None
+    to_time: str | None = None
 
     def target(self) -> Mapping[str, str]:
         """The environment of the place to deploy to."""
@@ -55,6 +64,7 @@ def synth(command: Command) -> None:
     cdk = Cdk(command.suffix, command.environment)
     cdk.synth()
     check_templates(cdk.assembly, chosen.region)
+    print(promised(chosen, cdk.assembly))
     print(f"Synthesised into {cdk.assembly.relative_to(Path.cwd())}")
 
 
@@ -117,6 +127,55 @@ def destroy(command: Command) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def show_log(command: Command) -> None:
+    """List the transactions of the log between two times, for a person who looks for the one that did harm."""
+    since, before = (_time(text) for text in (command.since, command.before))
+    found, more = Restoration(Account(command.target()), command.suffix, _say).transactions(since, before)
+    if command.as_json:
+        print(json.dumps({"transactions": found, "more": more}, indent=2, ensure_ascii=False))
+        return
+    _show_transactions(found, more)
+
+
+def restore(command: Command) -> None:
+    """Restore beside the members to just before a transaction, or to a time, and list what the log holds after it."""
+    if bool(command.before_transaction) == bool(command.to_time):
+        raise Problem("Say where to stop: --before-transaction EPOCH:X/Y, as `log` shows it, or --to-time.")
+    until = _time(command.to_time)
+    target = Target(command.before_transaction, None if until is None else clock.seconds(until))
+    announce = _say if not command.as_json else _say_aside
+    outcome = Restoration(Account(command.target()), command.suffix, announce).run(target)
+    if command.as_json:
+        print(json.dumps(outcome.as_json(), indent=2, ensure_ascii=False))
+        return
+    print(
+        f"{outcome.identifier} holds everything {target}: restored to {outcome.restored_to}, then "
+        f"{outcome.account['transactions']} transactions of the log\n"
+        f"It answers at {outcome.endpoint}; members and clients are as they were. The log holds after it:"
+    )
+    _show_transactions(outcome.after, outcome.more)
+
+
+def _show_transactions(found: Sequence[Mapping[str, Any]], more: bool) -> None:
+    for each in found:
+        print(each["text"])
+    print(f"{len(found)} transactions{', and more: narrow the times' if more else ''}")
+
+
+def _time(text: str | None) -> str | None:
+    """A time from the command line as ISO 8601 in UTC; Problem when it is none."""
+    if text is None:
+        return None
+    try:
+        return clock.iso(clock.seconds(text if text.endswith("Z") or "+" in text else f"{text}Z"))
+    except ValueError:
+        raise Problem(f"{text!r} is not a time; write it in UTC, as 2026-11-22T10:20:30.") from None
+
+
+def _say_aside(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def provide_secret(command: Command) -> None:
@@ -214,6 +273,8 @@ COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "preflight": check,
     "deploy": deploy,
     "destroy": destroy,
+    "log": show_log,
+    "restore": restore,
     "provide-secret": provide_secret,
     "destroy-branch": destroy_branch,
     "abandoned": abandoned,
@@ -234,13 +295,19 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--suffix", default="", help="environment suffix, part of every resource's name")
     parser.add_argument("--local", action="store_true", help="deploy into the local cloud instead of AWS")
     parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
-    parser.add_argument("--json", action="store_true", help="preflight, history: print JSON instead of text")
+    parser.add_argument("--json", action="store_true", help="preflight, history, log, restore: print JSON")
     parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
     parser.add_argument("--yes", metavar="SUFFIX", help="reprotect, switchover: the suffix again, instead of typing it")
     parser.add_argument("--reason", default="", help="pause: why")
     parser.add_argument("--minutes", type=float, help="pause: for how long")
     parser.add_argument("--steps", action="store_true", help="history: each entry's timeline too")
     parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
+    parser.add_argument("--since", metavar="TIME", help="log: transactions from this time on (UTC)")
+    parser.add_argument("--before", metavar="TIME", help="log: transactions before this time (UTC)")
+    parser.add_argument(
+        "--before-transaction", metavar="EPOCH:X/Y", help="restore: stop before the one committed there"
+    )
+    parser.add_argument("--to-time", metavar="TIME", help="restore: stop at this time (UTC)")
     chosen = parser.parse_args(arguments)
     command = Command(
         suffix=chosen.suffix,
@@ -254,6 +321,10 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         reason=chosen.reason,
         minutes=chosen.minutes,
         steps=chosen.steps,
+        since=chosen.since,
+        before=chosen.before,
+        before_transaction=chosen.before_transaction,
+        to_time=chosen.to_time,
     )
     try:
         COMMANDS[chosen.command](command)
@@ -273,4 +344,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Also where the caller ignores them: a command in the background, a pipeline that is cancelled.
+        signal.signal(each, signal.default_int_handler)
     sys.exit(main(sys.argv[1:], os.environ))

@@ -31,18 +31,23 @@ class Account:
         """Whether this is the local cloud."""
         return "LOCAL_CLOUD_URL" in self.environment
 
-    def client(self, service: str, region: str = REGION) -> Any:
-        """A client of an AWS service, with time-outs short enough that a person notices.
+    def client(self, service: str, region: str = REGION, *, patience: float = 30) -> Any:
+        """A client of an AWS service, with time-outs short enough that a person notices; `patience` (seconds) for an
+        answer.
 
         The region is the system's, never the caller's default one: names asked for elsewhere would not be found.
         """
-        config = Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 4, "mode": "standard"})
+        config = Config(connect_timeout=5, read_timeout=patience, retries={"max_attempts": 4, "mode": "standard"})
         if not self.is_local:
             return boto3.client(service, region_name=region, config=config)  # type: ignore[call-overload]
         session = _local_session(self.environment["AWS_ACCESS_KEY_ID"], self.environment["AWS_SECRET_ACCESS_KEY"])
         return session.client(
-            service, region_name=region, endpoint_url=self.environment["AWS_ENDPOINT_URL"], config=config
-        )  # type: ignore[call-overload]
+            service,  # type: ignore[call-overload]
+            region_name=region,
+            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+            verify=self.environment["AWS_CA_BUNDLE"],
+            config=config,
+        )
 
 
 @functools.lru_cache

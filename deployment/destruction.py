@@ -87,6 +87,7 @@ class Destruction:
         """Destroy it. Raises Problem when the stack cannot be deleted, with what keeps it."""
         self._await_settled()
         self._stop_machines()
+        self._delete_restored()
         if self._protect:
             self._lift()
         elif self._status() is not None:
@@ -125,7 +126,7 @@ class Destruction:
             found.append(f"termination protection of the stack {self._stack}")
         found += [
             f"deletion protection of {member['DBInstanceIdentifier']}"
-            for member in self._members()
+            for member in [*self._members(), *self._instances(self._names.restored)]
             if member.get("DeletionProtection")
         ]
         vault = self._vault()
@@ -190,6 +191,25 @@ class Destruction:
             lambda: identifier not in [member["DBInstanceIdentifier"] for member in self._members()],
             f"for the end of {identifier}",
         )
+
+    # What an operator made outside the stack --------------------------------------------------------------------------
+
+    def _delete_restored(self) -> None:
+        """The instance of `restore`: the stack's subnet, parameter and security groups cannot go while it uses them."""
+        for instance in self._instances(self._names.restored):
+            identifier, status = str(instance["DBInstanceIdentifier"]), instance["DBInstanceStatus"]
+            if status != "deleting":
+                if self._protect and status not in BEYOND_SNAPSHOTS:
+                    self._snapshot(identifier)
+                if instance.get("DeletionProtection"):
+                    self._unprotect(identifier)
+                self._announce(f"Deleting {identifier}, which was restored outside the stack")
+                self._client("rds").delete_db_instance(
+                    DBInstanceIdentifier=identifier,
+                    SkipFinalSnapshot=True,
+                    DeleteAutomatedBackups=not self._protect,
+                )
+            self._wait(lambda: not self._instances(self._names.restored), f"for the end of {identifier}")
 
     # Data that CloudFormation cannot delete --------------------------------------------------------------------------
 
@@ -351,7 +371,7 @@ class Destruction:
         suffix that was protected, and were kept on purpose."""
         if self._born is None:
             return
-        for member in self._names.members:
+        for member in (*self._names.members, self._names.restored):
             arguments = {"DBInstanceIdentifier": member, "SnapshotType": "manual"}
             for page in remains.pages(self._client("rds"), "describe_db_snapshots", **arguments):
                 for snapshot in page["DBSnapshots"]:
@@ -380,9 +400,12 @@ class Destruction:
     # Helpers ---------------------------------------------------------------------------------------------------------
 
     def _members(self) -> list[Any]:
+        return self._instances(*self._names.members)
+
+    def _instances(self, *identifiers: str) -> list[Any]:
         rds = self._client("rds")
-        found = []
-        for identifier in self._names.members:
+        found: list[Any] = []
+        for identifier in identifiers:
             try:
                 found += rds.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"]
             except ClientError as error:

@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from deployment import agency_secret, remains
 from deployment.account import GLOBAL_REGION, Account
 from deployment.cdk import Cdk, stack_name
+from stacks.names import Names
 from stacks.settings import REGION, Settings
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
@@ -203,6 +204,25 @@ def _names(subject: Subject) -> Iterable[Verdict]:
         yield Verdict("names", WARNING, f"could not be asked for: {', '.join(seen.unasked)}", "allow listing them")
 
 
+def _restored(subject: Subject) -> Iterable[Verdict]:
+    """An instance that an operator restored is outside the stack, so nothing but a destroy takes it away."""
+    if subject.stack_status() is None:
+        return  # then it is among the names that are taken
+    rds, identifier = subject.account.client("rds"), Names(subject.suffix).restored
+    try:
+        (instance,) = rds.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "DBInstanceNotFound":
+            raise
+        return
+    yield Verdict(
+        "restored instance",
+        WARNING,
+        f"{identifier} is {instance['DBInstanceStatus']}, outside the stack",
+        "delete it when nobody needs it any more; `make destroy` deletes it too",
+    )
+
+
 def _engine(subject: Subject) -> Iterable[Verdict]:
     rds, version, wanted = (
         subject.account.client("rds"),
@@ -298,6 +318,7 @@ CHECKS: Mapping[str, Check] = {
     "bootstrap": _bootstrap,
     "secret": _secret,
     "names": _names,
+    "restored instance": _restored,
     "engine": _engine,
     "VPCs": _vpcs,
     "DB instances": _instances,

@@ -308,6 +308,7 @@ PARTS: Mapping[str, str] = {
     "AWS::EFS::MountTarget": "part of its file system and subnet, neither of which can be deleted before it",
     "AWS::Lambda::EventInvokeConfig": "a setting of its function",
     "AWS::Lambda::Permission": "a statement in its function's policy",
+    "AWS::Logs::MetricFilter": "part of its log group, and deleted by the stack where that is kept",
     "AWS::SecretsManager::SecretTargetAttachment": "fields in the agency's own secret, which stays",
     "AWS::SNS::TopicPolicy": "a setting of its topic",
     "AWS::SQS::QueuePolicy": "a setting of its queue",

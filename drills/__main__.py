@@ -17,6 +17,7 @@ from deployment.problem import Problem
 from drills.drill import Drill
 from drills.measurement import Objectives
 from drills.report import summarise
+from drills.rewind import RewindDrill
 from drills.scenarios import SCENARIOS
 from drills.timeline import Entry, Timeline
 from stacks.settings import SettingsError
@@ -49,7 +50,9 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     try:
         settings = configured({"environmentSuffix": "drill"})
         objectives = Objectives(settings.rto_seconds, settings.rpo_seconds)
-        report = Drill(SCENARIOS[chosen.scenario], environment, Timeline(show), objectives).run()
+        scenario = SCENARIOS[chosen.scenario]
+        kind = Drill if scenario.cause is not None else RewindDrill
+        report = kind(scenario, environment, Timeline(show), objectives).run()
     except (Problem, SettingsError) as problem:
         print(problem, file=sys.stderr)
         return 1

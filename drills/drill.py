@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ from drills.client import Application
 from drills.ledger import Ledger
 from drills.measurement import Measurement, Objectives, measure
 from drills.report import REPORTS, Report, commit_of
-from drills.scenarios import Scenario
+from drills.scenarios import Scenario, Site
 from drills.timeline import Timeline
 from drills.watch import Watch
 
@@ -84,7 +84,7 @@ class Drill:
             measurement = self._rehearse(account, flat)
             delays = self._control(cdk.environment, "delays")
             with self._phase("destroy"):
-                cdk.destroy()
+                self._destroy(cdk, account)
                 outputs.forget(self.suffix)
             left = tuple(remains.of(account, self.suffix))
             self.timeline.add("drill", f"destroyed in {self.phases['destroy']:.1f} s, {len(left) or 'nothing'} left")
@@ -107,6 +107,9 @@ class Drill:
             commit=commit_of(ROOT),
             template_sha256=template_sha256,
         )
+
+    def _destroy(self, cdk: Cdk, account: Account) -> None:  # noqa: ARG002 - for drills that leave more than a stack
+        cdk.destroy()
 
     def _prepare(self, log: Path) -> Cdk:
         """Start the local cloud and synthesise, side by side."""
@@ -135,14 +138,21 @@ class Drill:
             self._await_witnesses(account, flat)
             watch.start()
             time.sleep(LOAD_SECONDS)
+        site = Site(account.environment["LOCAL_CLOUD_URL"], account, flat)
         try:
+            if self.scenario.beforehand is not None:
+                with self._phase("set the scene"):
+                    self.timeline.add("drill", self.scenario.beforehand(site))
             with self._phase("recover"):
                 self.timeline.add("client", f"{len(ledger.attempts)} transactions so far, all through the writer URI")
                 failed_at = time.time()
-                what = self.scenario.cause(account.environment["LOCAL_CLOUD_URL"], flat)
-                self.timeline.add("drill", what, failed_at)
-                self._await_service(ledger, failed_at)
-                if not self.scenario.promotes:
+                assert self.scenario.cause is not None, "a client does the harm: another kind of drill"
+                self.timeline.add("drill", self.scenario.cause(site), failed_at)
+                if self.scenario.ends == "refused":
+                    self._await_end(watch, failed_at)
+                else:
+                    self._await_service(ledger, failed_at)
+                if self.scenario.ends == "untouched":
                     time.sleep(UNWANTED_SECONDS)
         finally:
             ledger.stop()
@@ -156,16 +166,11 @@ class Drill:
             ended_at,
             self.objectives,
             ledger.broken,
-            expects_outage=self.scenario.expects_outage,
+            expects_outage=self.scenario.outage is True,
         )
         if measurement.rto_seconds:
             self.timeline.add("client", "first transaction acknowledged again", failed_at + measurement.rto_seconds)
-        if watch.promoted != self.scenario.promotes:
-            came = "was promoted" if watch.promoted else "was not promoted"
-            return replace(
-                measurement, verdict="missed", reason=f"The standby {came}, against what the scenario needs."
-            )
-        return measurement
+        return judge(measurement, self.scenario, watch.promotions, watch.refusals)
 
     def _await_witnesses(self, account: Account, flat: Mapping[str, str]) -> None:
         """Wait until both witnesses have seen both members: before that the system is still starting."""
@@ -188,7 +193,7 @@ class Drill:
 
     def _await_service(self, ledger: Ledger, failed_at: float) -> None:
         """Wait until transactions are acknowledged again and stay so, or the RTO is spent."""
-        deadline = failed_at + (self.objectives.rto_seconds if self.scenario.expects_outage else SETTLE_SECONDS)
+        deadline = failed_at + (self.objectives.rto_seconds if self.scenario.outage else SETTLE_SECONDS)
         noticed = back = False
         told = time.monotonic()
         while time.time() < deadline:
@@ -209,6 +214,11 @@ class Drill:
                 return
             time.sleep(0.1)
 
+    def _await_end(self, watch: Watch, failed_at: float) -> None:
+        """Wait until an incident has ended without a promotion, or the RTO is spent."""
+        while not watch.refusals and time.time() < failed_at + self.objectives.rto_seconds:
+            time.sleep(0.2)
+
     def _await_record(self, watch: Watch) -> None:
         """Let the incident finish its record: service is back before the machine has ended."""
         deadline = time.monotonic() + 30
@@ -227,6 +237,22 @@ class Drill:
             yield
         finally:
             self.phases[name] = time.monotonic() - started
+
+
+def judge(measurement: Measurement, scenario: Scenario, promotions: int, refusals: Sequence[str]) -> Measurement:
+    """The verdict of a scenario: what clients saw, and whether what had to come of the failure came of it."""
+    wanted = 1 if scenario.ends == "promoted" else 0
+    if promotions != wanted:
+        reason = f"There were {promotions} promotions where {wanted} should have been."
+        return replace(measurement, verdict="missed", reason=reason)
+    if scenario.ends == "refused":
+        if not refusals:
+            return replace(measurement, verdict="missed", reason="The arbiter did not refuse in time.")
+        return replace(measurement, verdict="met", reason=f"Refused, as it must be: {refusals[0]}")
+    if scenario.outage is False and measurement.rto_seconds:
+        reason = f"Clients had no service for {measurement.rto_seconds:.1f} s and should have noticed nothing."
+        return replace(measurement, verdict="missed", reason=reason)
+    return measurement
 
 
 def _sees_both(item: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ what is shown is one rotation under load, many times.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -22,7 +23,9 @@ from drills.client import Application
 
 CLIENTS = 4
 SESSIONS = 4
-ROTATION_SECONDS = 60.0
+ROTATION_SECONDS = 180.0
+AGAIN_SECONDS = 20.0
+"""After so long without an end an operator would ask for the rotation again."""
 
 
 class RotationStuck(Exception):
@@ -31,12 +34,14 @@ class RotationStuck(Exception):
 
 @dataclass
 class Load:
-    """What the clients saw. `seconds` of each rotation; `retried` sign-ins needed the secret again."""
+    """What the clients saw. `seconds` of each rotation; `retried` sign-ins needed the secret again; `asked_again` is
+    how often a rotation that was slow or had failed was asked for once more."""
 
     rotations: int = 0
     seconds: list[float] = field(default_factory=list)
     signed_in: int = 0
     retried: int = 0
+    asked_again: int = 0
     failures: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
@@ -56,7 +61,7 @@ def rotate_under_load(application: Application, rotations: int) -> Load:
         worker.start()
     try:
         for _ in range(rotations):
-            load.seconds.append(_rotate(application))
+            load.seconds.append(_rotate(application, load))
             load.rotations += 1
             seen = list(rounds)
             while any(now - before < 2 for before, now in zip(seen, rounds, strict=True)):
@@ -68,17 +73,39 @@ def rotate_under_load(application: Application, rotations: int) -> Load:
     return load
 
 
-def _rotate(application: Application) -> float:
+def _rotate(application: Application, load: Load) -> float:
+    """Rotate; returns how long it took, s. One that Secrets Manager gave up for now is asked for again."""
     secrets, secret = application.account.client("secretsmanager"), application.outputs["SecretArn"]
-    began = time.monotonic()
+    began = asked = time.monotonic()
     version = secrets.rotate_secret(SecretId=secret)["VersionId"]
     while True:
         stages = secrets.describe_secret(SecretId=secret)["VersionIdsToStages"]
-        if "AWSCURRENT" in stages.get(version, []) and not any("AWSPENDING" in held for held in stages.values()):
+        # AWSPENDING on the current version is harmless: only elsewhere is a rotation under way.
+        if "AWSCURRENT" in stages.get(version, []) and all(
+            "AWSCURRENT" in held for held in stages.values() if "AWSPENDING" in held
+        ):
             return time.monotonic() - began
         if time.monotonic() - began > ROTATION_SECONDS:
-            raise RotationStuck(f"Rotation {version} has not ended after {ROTATION_SECONDS:.0f} s: {stages}.")
+            raise RotationStuck(
+                f"Rotation {version} has not ended after {ROTATION_SECONDS:.0f} s: {stages}; the function last said: "
+                f"{_last_reason(application)}."
+            )
+        if time.monotonic() - asked > AGAIN_SECONDS:
+            asked = time.monotonic()
+            with contextlib.suppress(secrets.exceptions.InvalidRequestException):  # it is taken up again, or runs still
+                secrets.rotate_secret(SecretId=secret, ClientRequestToken=version)
+            load.asked_again += 1
         time.sleep(0.02)
+
+
+def _last_reason(application: Application) -> str:
+    """Why a step of a rotation has failed, as the function's log has it last."""
+    group = f"/aws/lambda/citizens-rotation-{application.outputs['EnvironmentSuffix']}"
+    pages = application.account.client("logs").get_paginator("filter_log_events").paginate(logGroupName=group)
+    said = [
+        event["message"] for page in pages for event in page["events"] if "rotation step failed" in event["message"]
+    ]
+    return said[-1].strip() if said else "nothing"
 
 
 def _password(application: Application, stage: str) -> str | None:

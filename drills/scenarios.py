@@ -2,46 +2,175 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import threading
+import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
-Cause = Callable[[str, Mapping[str, str]], str]
-"""Causes a failure through the local cloud's control API (its URL, the outputs); says what it did."""
+from botocore.exceptions import ClientError
+
+from deployment.account import Account
+
+End = Literal["promoted", "untouched", "refused"]
+"""What must come of a failure: the standby takes over; nothing is promoted and service is (or comes) back; the arbiter
+refuses, because taking over would lose too much or cannot be done."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a failure is caused: the local cloud's control API, an operator's account, and the stack's outputs."""
+
+    control: str
+    account: Account
+    outputs: Mapping[str, str]
+
+    @property
+    def primary(self) -> str:
+        """The member that was the primary at the start."""
+        return self.outputs["Member1Identifier"]
+
+    @property
+    def standby(self) -> str:
+        """The member that was the standby at the start."""
+        return self.outputs["Member2Identifier"]
+
+    def ask(self, path: str, body: Mapping[str, object] | None = None, method: str = "POST") -> None:
+        """Ask the control API for something."""
+        post(f"{self.control}/{path}", body, method)
+
+
+Cause = Callable[[Site], str]
+"""Causes a failure; says what it did."""
 
 
 @dataclass(frozen=True)
 class Scenario:
     """A failure on purpose.
 
-    `promotes`: whether the standby must take over, which is checked; a promotion that was not needed is a failure too.
-    `expects_outage`: whether clients notice. `settings`: environment variables of the settings that the system is
-    deployed with.
+    `ends`: what must come of it, which is checked; a promotion that was not needed is a failure too. `outage`: whether
+    clients must notice (True), must not (False), or may (None). `settings`: environment variables of the settings that
+    the system is deployed with. `beforehand` sets the scene under load, before the failure.
+    `cause` is None where a client does the harm, which the drill then is.
     """
 
     name: str
     description: str
-    cause: Cause
-    promotes: bool
-    expects_outage: bool = True
+    cause: Cause | None
+    ends: End
+    outage: bool | None = True
     settings: Mapping[str, str] = field(default_factory=dict)
+    beforehand: Cause | None = None
 
 
-def _post(path: str, role: str, what: str, body: Mapping[str, object] | None = None) -> Cause:
-    """A cause that asks for `path` of the member that has a role at the start of the drill."""
-    output = {"primary": "Member1Identifier", "standby": "Member2Identifier"}[role]
-
-    def cause(control: str, outputs: Mapping[str, str]) -> str:
-        member = outputs[output]
-        post(f"{control}/rds/{member}/{path}", body)
-        return what.format(member=member)
+def _primary(path: str, what: str, body: Mapping[str, object] | None = None) -> Cause:
+    def cause(site: Site) -> str:
+        site.ask(f"rds/{site.primary}/{path}", body)
+        return what.format(member=site.primary)
 
     return cause
 
 
+def _standby(path: str, what: str, body: Mapping[str, object] | None = None) -> Cause:
+    def cause(site: Site) -> str:
+        site.ask(f"rds/{site.standby}/{path}", body)
+        return what.format(member=site.standby)
+
+    return cause
+
+
+_LOSE = _primary("lose", "{member} and its Multi-AZ copy were killed, their storage is gone")
+
+
+def _both(first: Cause, second: Cause) -> Cause:
+    return lambda site: f"{first(site)}; {second(site)}"
+
+
+def _zone(letter: str) -> Cause:
+    def cause(site: Site) -> str:
+        zone = f"{site.outputs['Region']}{letter}"
+        site.ask(f"zones/{zone}/lose")
+        return f"everything in {zone} is gone: instances, Multi-AZ copies, the witness"
+
+    return cause
+
+
+def _force_failover(site: Site) -> str:
+    site.account.client("rds").reboot_db_instance(DBInstanceIdentifier=site.primary, ForceFailover=True)
+    return f"somebody rebooted {site.primary} with a failover to its Multi-AZ copy"
+
+
+def _fall_behind(site: Site) -> str:
+    site.ask(f"rds/{site.standby}/replay", {"paused": True})
+    behind = int(SHORT_RPO["RPO_SECONDS"]) + 5
+    time.sleep(behind)
+    return f"{site.standby} receives but replays nothing for {behind} s"
+
+
+def _begin_backup(site: Site) -> str:
+    site.ask("delays", {"backing_up_seconds": 15}, "PUT")
+    site.ask(f"rds/{site.standby}/back_up")
+    return f"RDS backs {site.standby} up for 15 s, and would refuse to promote it"
+
+
+def _stop_archive(site: Site) -> str:
+    name = site.outputs["ArchiveFunctionName"]
+    site.account.client("lambda").put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+    site.ask(f"functions/{name}/kill")
+    time.sleep(5)
+    return f"{name} was stopped, the log falls behind"
+
+
+def _lose_during_rotation(site: Site) -> str:
+    site.account.client("secretsmanager").rotate_secret(SecretId=site.outputs["SecretArn"], RotateImmediately=True)
+    time.sleep(0.3)  # createSecret is done, and the password is being changed
+    return f"a rotation began, and {_LOSE(site)}"
+
+
+def _lose_in_a_storm(site: Site) -> str:
+    """Every trigger many times, late and false ones among them, for as long as a failover takes."""
+    what = _LOSE(site)
+    threading.Thread(target=_storm, args=(site,), daemon=True).start()
+    return f"{what}; both witnesses are invoked and machines started ten times a second for {STORM_SECONDS:.0f} s"
+
+
+STORM_SECONDS = 20.0
+
+
+def _storm(site: Site) -> None:
+    functions, machines = site.account.client("lambda"), site.account.client("stepfunctions")
+    table = site.account.client("dynamodb")
+    arn = site.outputs["FailoverStateMachineArn"]
+    until = time.monotonic() + STORM_SECONDS
+    for number in itertools.count():
+        if time.monotonic() > until:
+            return
+        letter = "AC"[number % 2]
+        key = {"id": {"S": "lease"}}
+        # Refused is what most of these should be, each in its own way.
+        with contextlib.suppress(ClientError, KeyError):
+            functions.invoke(FunctionName=site.outputs[f"Witness{letter}FunctionName"], InvocationType="Event")
+        with contextlib.suppress(ClientError, KeyError):
+            lease = table.get_item(TableName=site.outputs["RecoveryTableName"], Key=key).get("Item", {})
+            incident = f"storm-{number}" if number % 3 else lease["incident"]["S"]
+            name = f"1-{incident}"
+            started = {"incident": incident, "epoch": 1, "witness": letter.lower(), "started_at": _now()}
+            machines.start_execution(stateMachineArn=arn, name=name, input=json.dumps(started))
+        time.sleep(0.1)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+
+
 SHORT_GRACE = {"MULTI_AZ_GRACE_SECONDS": "10"}
 """For losses that RDS does not notice, which cost the grace: not the 150 s that AWS's own failover needs."""
+SHORT_RPO = {"RPO_SECONDS": "60"}
+"""The shortest that can be set: the standby must really be so far behind."""
 
 SCENARIOS: Mapping[str, Scenario] = {
     scenario.name: scenario
@@ -49,44 +178,146 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "primary-lost",
             "The primary and its Multi-AZ copy are lost for good; RDS reports it as failed. The standby takes over.",
-            _post("lose", "primary", "{member} and its Multi-AZ copy were killed, their storage is gone"),
-            promotes=True,
+            _LOSE,
+            "promoted",
+        ),
+        Scenario(
+            "process-crashed",
+            "A process of the primary's server dies. PostgreSQL restarts by itself, and nothing is promoted.",
+            _primary("crash", "a process of {member} was killed"),
+            "untouched",
         ),
         Scenario(
             "primary-crashed",
-            "The primary's server dies. RDS fails over to its Multi-AZ copy, and nothing is promoted.",
-            _post("kill", "primary", "the server of {member} was killed"),
-            promotes=False,
+            "The primary's host dies. RDS fails over to its Multi-AZ copy, and nothing is promoted.",
+            _primary("kill", "the server of {member} was killed"),
+            "untouched",
+        ),
+        Scenario(
+            "multi-az-failover",
+            "Somebody reboots the primary with failover. RDS moves it to its Multi-AZ copy, and nothing is promoted.",
+            _force_failover,
+            "untouched",
+        ),
+        Scenario(
+            "zone-a-lost",
+            "Zone a is lost with the witness there. RDS moves both members to zone c, and nothing is promoted.",
+            _zone("a"),
+            "untouched",
+        ),
+        Scenario(
+            "zone-c-lost",
+            "Zone c is lost with the witness and both Multi-AZ copies there. Nothing is promoted.",
+            _zone("c"),
+            "untouched",
+            outage=None,
+        ),
+        Scenario(
+            "primary-frozen",
+            "Every process of the primary stands still. RDS does not notice. After the grace the standby takes over.",
+            _primary("freeze", "every process of {member} was stopped (SIGSTOP)"),
+            "promoted",
+            settings=SHORT_GRACE,
+        ),
+        Scenario(
+            "witnesses-cut-off",
+            "The witnesses cannot reach the primary, clients can. Nothing is promoted, and nobody notices.",
+            _primary("endpoint", "{member} was cut off from every function", {"fault": "cut", "from": "functions"}),
+            "untouched",
+            outage=False,
+            settings=SHORT_GRACE,
         ),
         Scenario(
             "primary-cut-off",
             "Nobody reaches the primary, and RDS does not notice. After the grace the standby takes over.",
-            _post("endpoint", "primary", "{member} was cut off from everyone", {"fault": "cut"}),
-            promotes=True,
+            _primary("endpoint", "{member} was cut off from everyone", {"fault": "cut"}),
+            "promoted",
             settings=SHORT_GRACE,
         ),
         Scenario(
             "primary-hung",
             "The primary keeps its connections and answers nobody. After the grace the standby takes over.",
-            _post("endpoint", "primary", "{member} hangs for everyone", {"fault": "hang"}),
-            promotes=True,
+            _primary("endpoint", "{member} hangs for everyone", {"fault": "hang"}),
+            "promoted",
+            settings=SHORT_GRACE,
+        ),
+        Scenario(
+            "network-slow",
+            "Every answer of the primary takes 300 ms longer. Nothing is promoted.",
+            _primary("endpoint", "{member} is slow for everyone", {"fault": "slow", "delay_ms": 300}),
+            "untouched",
+            outage=None,
             settings=SHORT_GRACE,
         ),
         Scenario(
             "standby-lost",
             "The standby and its Multi-AZ copy are lost. Clients notice nothing, and nothing is promoted.",
-            _post("lose", "standby", "{member} and its Multi-AZ copy were killed, their storage is gone"),
-            promotes=False,
-            expects_outage=False,
+            _standby("lose", "{member} and its Multi-AZ copy were killed, their storage is gone"),
+            "untouched",
+            outage=False,
+        ),
+        Scenario(
+            "standby-behind",
+            "The primary is lost while the standby is further behind than the RPO allows. The arbiter refuses.",
+            _LOSE,
+            "refused",
+            settings=SHORT_RPO,
+            beforehand=_fall_behind,
+        ),
+        Scenario(
+            "standby-backing-up",
+            "The primary is lost while RDS backs the standby up. The standby takes over when that is done.",
+            _LOSE,
+            "promoted",
+            beforehand=_begin_backup,
+        ),
+        Scenario(
+            "storage-full",
+            "The primary's storage is full, and RDS shuts it down. The standby takes over.",
+            _primary("fill", "the storage of {member} is full"),
+            "promoted",
+        ),
+        Scenario(
+            "both-lost",
+            "Both members are lost for good. The arbiter refuses: a point-in-time restore is an operator's decision.",
+            _both(_standby("lose", "{member} was lost"), _LOSE),
+            "refused",
+        ),
+        Scenario(
+            "trigger-storm",
+            "The primary is lost while every trigger comes many times, false ones too. There is one failover.",
+            _lose_in_a_storm,
+            "promoted",
+        ),
+        Scenario(
+            "lost-in-rotation",
+            "The primary is lost in the middle of a rotation. The standby takes over with one working password.",
+            _lose_during_rotation,
+            "promoted",
+        ),
+        Scenario(
+            "log-behind",
+            "The primary is lost while the transaction log is behind. The standby takes over all the same.",
+            _LOSE,
+            "promoted",
+            beforehand=_stop_archive,
+        ),
+        Scenario(
+            "table-dropped",
+            "Someone drops a table, and clients go on. A restore to just before it, beside the members, has the table.",
+            None,
+            "untouched",
+            outage=False,
         ),
     )
 }
 
 
-def post(url: str, body: Mapping[str, object] | None = None, method: str = "POST") -> None:
+def post(url: str, body: Mapping[str, object] | None = None, method: str = "POST") -> dict[str, Any]:
     """Ask the local cloud's control API for something; raises urllib's HTTPError with its answer when it refuses."""
     request = urllib.request.Request(  # noqa: S310  (the local cloud's own address)
         url, data=json.dumps(body or {}).encode(), method=method, headers={"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        answer.read()
+        value: dict[str, Any] = json.load(answer)
+        return value

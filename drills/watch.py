@@ -14,6 +14,7 @@ from deployment.account import Account
 from drills.timeline import Timeline
 
 INTERVAL_SECONDS = 0.5
+REFUSED = "decided: refuse — "
 
 
 class Watch:
@@ -33,7 +34,8 @@ class Watch:
         self._since = datetime.now(UTC)
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.execution_status: str | None = None
-        self.promoted = False
+        self.promotions = 0
+        self.refusals: list[str] = []
 
     def start(self) -> None:
         """Begin to watch; what is there already is taken as known."""
@@ -99,6 +101,8 @@ class Watch:
             history = self._machines.get_execution_history(executionArn=arn, maxResults=1000)["events"]
             for event in history:
                 text = _describe(event)
+                if text and text.startswith(REFUSED) and text.removeprefix(REFUSED) not in self.refusals:
+                    self.refusals.append(text.removeprefix(REFUSED))
                 if text:
                     self._note(
                         "state machine", text, f"{arn} {event['id']}", event["timestamp"].timestamp(), report=report
@@ -112,7 +116,7 @@ class Watch:
             return
         epoch = item["epoch"]["N"]
         if epoch != self._epoch:
-            self.promoted = self._epoch is not None
+            self.promotions += self._epoch is not None
             self._epoch = epoch
             if report:
                 self._timeline.add("role record", f"epoch {epoch}: {item['primary']['S']} is the primary")

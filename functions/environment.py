@@ -80,6 +80,22 @@ def password_policy() -> PasswordPolicy:
     )
 
 
+def transaction_log() -> bool:
+    """Whether the transaction log is kept; it is when the variable is not set."""
+    text = os.environ.get("TRANSACTION_LOG") or "on"
+    if text not in ("on", "off"):
+        raise EnvironmentIncomplete(
+            f"The environment variable TRANSACTION_LOG is {text!r}, not on or off; deploy again."
+        )
+    return text == "on"
+
+
+def log_kept_days() -> float:
+    """How long the transaction log is kept at least, days."""
+    required("LOG_KEPT_DAYS")
+    return _number("LOG_KEPT_DAYS", 0)
+
+
 def log_folder() -> Path:
     """Where the transaction log's file system is mounted."""
     return Path(required("LOG_PATH"))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from functions import clients, journal
-from functions.environment import Environment, environment, password_policy
+from functions.environment import Environment, environment, password_policy, transaction_log
 from recovery import incident, master, secret
 from recovery.connection import Unreachable
 from recovery.cutover import CutOver, NotPromoted, point_secret
@@ -35,7 +36,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     """What to do is `Step`; raising makes the caller try again.
 
     {"Step": "createSecret" …, "SecretId", "ClientRequestToken"} → {}: a step of a rotation.
-    {"Step": "prepareDatabase", "member"?} → {"host"}: roles, tables, publication (at the secret's host).
+    {"Step": "prepareDatabase", "member"?, "time"?} → {"host"}: roles, tables, publication or none (secret's host);
+    with the schedule's time (ISO 8601) the password's age at that time goes to the log, for an alarm.
     {"Step": "stopWrites", "member"} → {"sessions" (left), "lsn"}: ends every session of an application there.
     {"Step": "pointSecret", "incident", "epoch" (old), "primary" (new), "standby" (old primary)} → {"host"}.
     """
@@ -44,6 +46,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     try:
         match step:
             case "prepareDatabase":
+                if "time" in event:
+                    _note_password_age(settings, datetime.fromisoformat(event["time"]))
                 return _prepare(settings, event.get("member"))
             case "stopWrites":
                 return _stop_writes(settings, str(event["member"]))
@@ -53,7 +57,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
                 _rotate(settings, step, event)
                 return {}
     except _EXPECTED as error:
-        journal.note("step failed", {"step": step, "reason": str(error)})
+        what = "rotation step failed" if "ClientRequestToken" in event else "step failed"
+        journal.note(what, {"step": step, "reason": str(error)})
         raise
 
 
@@ -73,12 +78,18 @@ def _rotate(settings: Environment, step: str, event: dict[str, Any]) -> None:
         _prepare(settings, None)
 
 
+def _note_password_age(settings: Environment, at: datetime) -> None:
+    age = secret.password_age(clients.secretsmanager(), settings.secret_id, at)
+    journal.note("password age", {"days": round(age / timedelta(days=1), 3)})
+
+
 def _prepare(settings: Environment, member: str | None) -> dict[str, Any]:
     versions = secret.candidates(clients.secretsmanager(), settings.secret_id)
     endpoint: Endpoint = versions[0].endpoint if member is None else settings.member(member).endpoint
     try:
         with master.open_first(endpoint, clients.database(settings), versions, SECONDS, "citizens-prepare") as session:
-            prepare(session)
+            if not prepare(session, transaction_log()):
+                journal.note("slot still in use", {"host": endpoint.host})
     except Unreachable:
         lease = incident.read_lease(clients.table(settings)) if member is None else None
         if lease is None or not lease.held(time.time()):

@@ -88,17 +88,18 @@ def _up(state: Path, options: argparse.Namespace) -> int:
 
 
 def _up_here(state: Path, options: argparse.Namespace) -> int:
-    listener = server.open_listener(HOST)
+    encrypted, plain = server.open_listener(HOST), server.open_listener(HOST)
     settings = server.LocalCloudOptions(
         state=state,
         host=HOST,
-        port=listener.getsockname()[1],
+        port=encrypted.getsockname()[1],
+        plain_port=plain.getsockname()[1],
         account=options.account,
         region=options.region,
         client_address=options.client_address,
         permissions=options.permissions,
     )
-    server.serve(settings, listener, lambda line: print(line, flush=True))
+    server.serve(settings, encrypted, plain, lambda line: print(line, flush=True))
     return 0
 
 
@@ -164,7 +165,8 @@ def _ask(state: Path) -> dict[str, Any] | None:
         print(f"local cloud: not running (state {state})", file=sys.stderr)
         return None
     try:
-        with urllib.request.urlopen(f"{running['endpoint']}/_local/status", timeout=10) as response:  # noqa: S310
+        control = running.get("control", f"{running['endpoint']}/_local")
+        with urllib.request.urlopen(f"{control}/status", timeout=10) as response:  # noqa: S310
             answer: dict[str, Any] = json.load(response)
             return answer
     except (urllib.error.URLError, TimeoutError) as error:

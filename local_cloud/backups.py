@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ministack.core.responses import AccountRegionScopedDict, get_account_id, get_region
-from ministack.services import backup, rds
+from ministack.services import backup
 from ministack.services.cloudformation import provisioners
 
 Response = tuple[int, dict[str, str], bytes]
@@ -29,7 +29,6 @@ def install() -> None:
     backup._delete_vault = _refusing_while_not_empty(backup._delete_vault)
     backup._list_recovery_points_by_vault = _list_recovery_points
     backup.handle_request = _with_missing_routes(backup.handle_request)
-    rds._ACTION_MAP["DescribeDBInstanceAutomatedBackups"] = _no_automated_backups
     handlers = provisioners._RESOURCE_HANDLERS[VAULT_TYPE]
     create = handlers["create"]
 
@@ -44,15 +43,6 @@ def install() -> None:
             raise ValueError(json.loads(body)["Message"])
 
     handlers.update(create=created, delete=deleted)
-
-
-def _no_automated_backups(_request: Any) -> Response:
-    """Instances here have no automated backups that could be retained."""
-    action = "DescribeDBInstanceAutomatedBackups"
-    none: Response = rds._xml(
-        200, f"{action}Response", f"<{action}Result><DBInstanceAutomatedBackups/></{action}Result>"
-    )
-    return none
 
 
 def _lock(vault: str, configuration: Mapping[str, Any] | None) -> None:

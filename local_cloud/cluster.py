@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import LiteralString
 
+import psutil
 import psycopg
 from psycopg import sql
 
-from local_cloud.postgres_host import HostError, PostgresHost, kill_below, remove
+from local_cloud.postgres_host import HostError, PostgresHost, kill_below, remove, working_below
 
 ADMINISTRATOR = "rdsadmin"
 REPLICATOR = "rdsrepladmin"
 INTERNAL_ROLES = (ADMINISTRATOR, REPLICATOR)
 START_TIMEOUT_SECONDS = 60.0
+# Replaying what was archived since a base backup.
+RECOVERY_TIMEOUT_SECONDS = 600.0
 STOP_TIMEOUT_SECONDS = 5.0
 HALT_TIMEOUT_SECONDS = 3.0
 SLOT_RELEASE_SECONDS = 5.0
@@ -100,6 +103,7 @@ class Cluster:
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: threading.Thread | None = None
         self._exit_expected = True
+        self.is_frozen = False
         self.directory = host.storage / f"{name}-{self._number}"
         self.data = self.directory / "data"
         self.log = self.directory / "postgresql.log"
@@ -145,6 +149,45 @@ class Cluster:
             raise ClusterError(str(error)) from error
         self._host.write(self.data / "standby.signal", "")
 
+    def back_up(self, folder: Path) -> None:
+        """Write a base backup of this running cluster into `folder`, with all the WAL it needs. Raises ClusterError."""
+        try:
+            self._host.run(
+                "pg_basebackup",
+                *("-h", str(self._host.sockets), "-p", str(self._number), "-U", REPLICATOR, "-w"),
+                *("-D", str(folder), "-X", "stream", "--checkpoint=fast", "--no-sync", "--no-manifest"),
+            )
+        except HostError as error:
+            raise ClusterError(str(error)) from error
+
+    def copy_backup(self, data: Path) -> None:
+        """Make the data folder from a base backup."""
+        self._host.make_directory(self.directory)
+        self._host.run("/bin/cp", "-R", str(data), str(self.data))
+
+    def recover(self, settings: Mapping[str, str], recovery: Mapping[str, str]) -> None:
+        """Recover a base backup with archived WAL as the `recovery` settings say, then start as a primary."""
+        self._host.write(self.data / "recovery.signal", "")
+        # Nobody may look before the end; and settings of the source's need not be met then (`max_connections` ...).
+        self.configure({**settings, **recovery, "hot_standby": "off", "recovery_target_action": "promote"})
+        self.start(RECOVERY_TIMEOUT_SECONDS)
+        self.stop()
+        self.configure(settings)
+        self.start()
+
+    def close_segment(self) -> str:
+        """Commit something, close the WAL segment it is in, and return that segment's name."""
+        self.execute("SELECT pg_current_xact_id()")
+        # Inserted, not yet flushed: PostgreSQL waits for no commit that changed nothing. The switch flushes it.
+        rows = self.query("SELECT pg_walfile_name(pg_current_wal_insert_lsn() - 1::numeric)")
+        self.execute("SELECT pg_switch_wal()")
+        return str(rows[0][0])
+
+    def unarchived_segments(self) -> tuple[Path, ...]:
+        """The WAL files of a stopped cluster that its archiver had not come to."""
+        ready = (self.data / "pg_wal" / "archive_status").glob("*.ready")
+        return tuple(sorted(self.data / "pg_wal" / mark.stem for mark in ready))
+
     def configure(self, settings: Mapping[str, str]) -> None:
         """Write the configuration; a running cluster reloads it, what needs a restart waits for one."""
         if not self.data.exists():
@@ -162,10 +205,11 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGHUP)
 
-    def start(self) -> None:
+    def start(self, patience: float = START_TIMEOUT_SECONDS) -> None:
         """Start the server and wait until it accepts connections. Raises ClusterError when it does not."""
         if self.is_running:
             return
+        self.is_frozen = False
         # The server refuses to start beside backends of a killed predecessor, and these could still acknowledge
         # something.
         self.end_orphans()
@@ -178,7 +222,7 @@ class Cluster:
             target=self._watch, args=(process,), name=f"watch-{self.directory.name}", daemon=True
         )
         watcher.start()
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        deadline = time.monotonic() + patience
         while not self._accepts_connections(process.pid):
             if process.returncode is not None or time.monotonic() > deadline:
                 self.kill()
@@ -220,6 +264,29 @@ class Cluster:
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
+
+    def kill_backend(self) -> None:
+        """`kill -9` the checkpointer: the postmaster ends every session and recovers, as after any crash."""
+        ((pid,),) = self.query("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+        os.kill(int(str(pid)), signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """SIGSTOP every process of the cluster: it keeps its connections and answers nobody until `thaw`, or an end."""
+        self.is_frozen = True
+        for process in working_below([self.data]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def thaw(self) -> None:
+        """Let a frozen cluster go on where it stood."""
+        for process in working_below([self.data]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        self.is_frozen = False
+
+    def pause_replay(self, paused: bool) -> None:
+        """Let a standby receive WAL and not replay it; a promotion or a restart ends that."""
+        self.execute("SELECT pg_wal_replay_pause()" if paused else "SELECT pg_wal_replay_resume()")
 
     def end_orphans(self) -> None:
         """End what a killed postmaster has left: nothing of this cluster writes or acknowledges after that."""

@@ -1,7 +1,7 @@
 """The control API (`/_local/…`): what breaks the local cloud on purpose, and what shows its inside.
 
-It answers next to the emulator, on the same endpoint, as JSON. Errors: 404 for an unknown path or instance, 400 for a
-value that makes no sense, each as `{"error": "…"}`.
+It answers next to the emulator, on its endpoints, as JSON. Errors: 404 for an unknown path or instance, 400 for a value
+that makes no sense, each as `{"error": "…"}`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from local_cloud import permission_record, schedules
+from local_cloud import functions_runtime, permission_record, schedules
 from local_cloud.fleet import Delays, Fault, FleetError
 
 if TYPE_CHECKING:
@@ -98,10 +98,29 @@ class ControlApi:
             case ["POST", "rds", identifier, "kill"]:
                 fleet.kill(identifier)
                 return {"killed": identifier}
+            case ["POST", "rds", identifier, "crash" | "freeze" | "thaw" | "fill" | "back_up" as failure]:
+                getattr(fleet, failure)(identifier)
+                return {failure: identifier}
+            case ["POST", "rds", identifier, "replay"]:
+                paused = _object(body).get("paused")
+                if not isinstance(paused, bool):
+                    raise ControlError(400, "paused is true or false")
+                fleet.pause_replay(identifier, paused)
+                return {"paused": paused}
+            case ["POST", "zones", zone, "lose"]:
+                fleet.lose_zone(zone)
+                functions_runtime.lose_zones(fleet.lost_zones)
+                return {"lost": sorted(fleet.lost_zones)}
+            case ["POST", "zones", zone, "restore"]:
+                fleet.restore_zone(zone)
+                functions_runtime.lose_zones(fleet.lost_zones)
+                return {"lost": sorted(fleet.lost_zones)}
             case ["POST", "rds", identifier, "endpoint"]:
                 fault = fault_from(_object(body))
                 fleet.set_fault(identifier, fault)
                 return dataclasses.asdict(fault)
+            case ["POST", "functions", name, "kill"]:
+                return {"killed": functions_runtime.kill(name)}
             case ["PUT", "clock"]:
                 return {"now": schedules.advance(seconds_from(_object(body)))}
             case ["GET", "permissions"]:

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SOURCE = "aws.rds"
-DETAIL_TYPE = "RDS DB Instance Event"
-SOURCE_TYPE = "db-instance"
+# Per source type: detail type and source type of the event on the bus, and the resource part of the source's ARN.
+ON_THE_BUS = {
+    "db-instance": ("RDS DB Instance Event", "DB_INSTANCE", "db"),
+    "db-snapshot": ("RDS DB Snapshot Event", "SNAPSHOT", "snapshot"),
+}
 
 
 class DatabaseEvents:
@@ -41,14 +44,15 @@ class DatabaseEvents:
 
     def record(self, event: RdsEvent) -> None:
         """Note the event at once (for `DescribeEvents`) and deliver it soon. Never raises and never blocks."""
-        arn = f"arn:aws:rds:{self._options.region}:{self._options.account}:db:{event.source_identifier}"
+        _, _, resource = ON_THE_BUS[event.source_type]
+        arn = f"arn:aws:rds:{self._options.region}:{self._options.account}:{resource}:{event.source_identifier}"
         with self._lock:
             self._count += 1
             # The emulator pages and sorts by this key when two events have the same time.
             key = f"{self._count:012d}"
         rds._events[key] = {
             "SourceIdentifier": event.source_identifier,
-            "SourceType": SOURCE_TYPE,
+            "SourceType": event.source_type,
             "SourceArn": arn,
             "Message": event.message,
             "Date": event.at.timestamp(),
@@ -85,14 +89,15 @@ class DatabaseEvents:
             logger.exception("delivery of %s of %s failed", event.event_id, event.source_identifier)
 
     def _bus_event(self, event: RdsEvent, arn: str) -> dict[str, Any]:
+        detail_type, source_type, _ = ON_THE_BUS[event.source_type]
         return {
             "EventId": str(uuid.uuid4()),
             "Source": SOURCE,
-            "DetailType": DETAIL_TYPE,
+            "DetailType": detail_type,
             "Detail": json.dumps(
                 {
                     "EventCategories": list(event.categories),
-                    "SourceType": "DB_INSTANCE",
+                    "SourceType": source_type,
                     "SourceArn": arn,
                     "Date": _milliseconds(event.at),
                     "Message": event.message,
@@ -109,7 +114,7 @@ class DatabaseEvents:
 
     def _notify(self, subscription: Mapping[str, Any], event: RdsEvent, arn: str) -> None:
         message = {
-            "Event Source": SOURCE_TYPE,
+            "Event Source": event.source_type,
             "Event Time": event.at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
             "Source ID": event.source_identifier,
             "Source ARN": arn,
@@ -131,7 +136,7 @@ def wants(subscription: Mapping[str, Any], event: RdsEvent) -> bool:
     """Tell whether a subscription's source type, source ids and categories let the event through."""
     if subscription.get("Enabled") in (False, "false"):
         return False
-    if subscription.get("SourceType") not in (None, SOURCE_TYPE):
+    if subscription.get("SourceType") not in (None, event.source_type):
         return False
     if subscription.get("SourceIds") and event.source_identifier not in subscription["SourceIds"]:
         return False

@@ -135,6 +135,7 @@ def worker_environment(config: Mapping[str, Any], home: Home, code: Path, scratc
         "TZ": ":UTC",
         "TMPDIR": str(scratch),
         "AWS_ENDPOINT_URL": home.endpoint_url,
+        "AWS_CA_BUNDLE": str(home.authority_bundle),
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,

@@ -7,6 +7,7 @@ output goes to CloudWatch Logs while it runs, if the role may write there.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import importlib.util
 import logging
@@ -14,13 +15,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ministack.core import lambda_runtime
 from ministack.core.responses import get_account_id, get_region
-from ministack.services import cloudwatch, efs, lambda_svc
+from ministack.services import cloudwatch, ec2, efs, lambda_svc
 from ministack.services.cloudformation import provisioners
 
 from local_cloud import permissions
@@ -69,7 +70,7 @@ def install(options: LocalCloudOptions, authority_bundle: Path) -> None:
     runtime.mkdir(parents=True, mode=0o700)
     for package in RUNTIME_PACKAGES:
         _link_package(package, runtime)
-    registry.home = Home(folder, runtime, f"http://{options.host}:{options.port}", authority_bundle)
+    registry.home = Home(folder, runtime, options.endpoint, authority_bundle)
     permissions.install()
     lambda_runtime._worker_class_for = worker_class
     lambda_runtime.kill_workers = kill_workers
@@ -113,6 +114,35 @@ def function_of_process(pid: int) -> FunctionIdentity | None:
         return None
 
 
+_lost_zones: frozenset[str] = frozenset()
+
+
+def lose_zones(zones: frozenset[str]) -> None:
+    """Let functions run only in other zones: what runs in the lost ones ends, and those pinned there cannot start."""
+    global _lost_zones
+    _lost_zones = zones
+    _kill(lambda function: _is_cut_off(function.subnet_ids))
+
+
+def kill(name: str) -> int:
+    """End the running workers of a function, as a crash of their host does; how many there were."""
+    return _kill(lambda function: function.name == name)
+
+
+def _kill(doomed: Callable[[FunctionIdentity], bool]) -> int:
+    processes = [pid for pid, function in registry.processes().items() if doomed(function)]
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    return len(processes)
+
+
+def _is_cut_off(subnet_ids: Sequence[str]) -> bool:
+    """Whether all zones of a function in a VPC are lost."""
+    zones = {str((ec2._subnets.get(subnet) or {}).get("AvailabilityZone", "")) for subnet in subnet_ids}
+    return bool(zones) and zones <= _lost_zones
+
+
 def _nothing(*_arguments: Any, **_named: Any) -> None:
     return None
 
@@ -141,6 +171,8 @@ def _execute_warm(func: dict[str, Any], event: Any, request_id: str) -> dict[str
     record = current if version == "$LATEST" else current["versions"].get(version, func)
     if not record.get("code_zip"):
         return _service_error("InvalidZipFileException", f"The function {name} has no code.")
+    if _is_cut_off((record["config"].get("VpcConfig") or {}).get("SubnetIds") or ()):
+        return _service_error("SubnetOutOfService", f"The function {name} has no subnet in a zone that works.")
     if denial := _mount_denial(record["config"]):
         return _service_error("EFSMountFailureException", denial)
     lambda_svc._ensure_reaper_thread()

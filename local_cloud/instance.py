@@ -9,10 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
+from local_cloud.automated_backups import AutomatedBackup, RecoverySource
 from local_cloud.cluster import Cluster, ClusterError
 from local_cloud.endpoint import EndpointServer, Fault, Rules
 from local_cloud.multi_az import ClusterPair, Upstream
@@ -21,8 +24,6 @@ from local_cloud.postgres_host import HostError, PostgresHost
 
 logger = logging.getLogger(__name__)
 
-# RDS uploads transaction logs every five minutes: the latest restorable time moves in these steps.
-RESTORABLE_STEP = timedelta(minutes=5)
 # After PromoteReadReplica the status stays `available` for seconds; here for this part of the promotion, at most so
 # long.
 PROMOTION_UNNOTICED_PART = 0.2
@@ -38,7 +39,8 @@ class InstanceSpec:
     """What CreateDBInstance says. A read replica takes `master_username`, `master_password` and `database` from its
     source.
 
-    `availability_zones`: the zone of the instance, then the zone of its Multi-AZ copy.
+    `availability_zones`: the zone of the instance, then the zone of its Multi-AZ copy. `backup_retention_days`: 0 for
+    no automated backups; those of a read replica begin with its promotion.
     """
 
     identifier: str
@@ -52,6 +54,16 @@ class InstanceSpec:
     security_groups: tuple[str, ...]
     availability_zones: tuple[str, ...]
     deletion_protection: bool
+    backup_retention_days: int = 0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an instance is restored from. `open` gives it and keeps it; `event` with `names` tells of the restore."""
+
+    open: Callable[[], AbstractContextManager[RecoverySource]]
+    event: str
+    names: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -83,13 +95,14 @@ class InstanceView:
 
 @dataclass(frozen=True)
 class RdsEvent:
-    """An event of RDS; `source_identifier` is the instance."""
+    """An event of RDS; `source_identifier` is the instance, or the snapshot when that is the `source_type`."""
 
     source_identifier: str
     event_id: str
     categories: tuple[str, ...]
     message: str
     at: datetime
+    source_type: Literal["db-instance", "db-snapshot"] = "db-instance"
 
 
 # Event id → category and message, as the list of RDS events has them.
@@ -102,6 +115,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "RDS-EVENT-0006": ("availability", "DB instance restarted"),
     "RDS-EVENT-0013": ("failover", "Multi-AZ instance failover started."),
     "RDS-EVENT-0016": ("configuration change", "Reset master credentials"),
+    "RDS-EVENT-0019": ("restoration", "Restored from DB instance {source} to {target}."),
     "RDS-EVENT-0024": ("configuration change", "The DB instance is being converted to a Multi-AZ DB instance."),
     "RDS-EVENT-0025": ("configuration change", "The DB instance has been converted to a Multi-AZ DB instance."),
     "RDS-EVENT-0030": ("configuration change", "The DB instance has been converted to a Single-AZ DB instance."),
@@ -113,12 +127,24 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "failover",
         "Abandoning user requested failover since a failover recently occurred on the database instance.",
     ),
+    "RDS-EVENT-0040": ("creation", "Creating manual snapshot."),
+    "RDS-EVENT-0041": ("deletion", "Deleted user snapshot."),
+    "RDS-EVENT-0042": ("creation", "Manual snapshot created."),
+    "RDS-EVENT-0043": ("restoration", "Restored from snapshot {snapshot}."),
     "RDS-EVENT-0045": ("read replica", "Replication has stopped."),
     "RDS-EVENT-0046": ("read replica", "Replication for the Read Replica resumed."),
     "RDS-EVENT-0049": ("failover", "Multi-AZ instance failover completed."),
     "RDS-EVENT-0087": ("notification", "DB instance stopped."),
     "RDS-EVENT-0088": ("notification", "DB instance started."),
+    "RDS-EVENT-0221": (
+        "availability",
+        "DB instance has reached the storage-full threshold, and the database has been shut down.",
+    ),
 }
+
+
+# The database is down and stays down until somebody does something about it.
+DOWN = ("stopping", "stopped", "storage-full")
 
 
 @dataclass(frozen=True)
@@ -127,7 +153,8 @@ class Delays:
 
     creation: until a new instance is available; promotion: from the call to `available` as a primary;
     multi_az_failover: the endpoint is down so long; failed_after: from the loss of an instance to its status
-    `failed`; reboot; backing_up: length of a backup (0: none is shown).
+    `failed`; reboot; backing_up: length of a backup (0: as long as it takes); log_upload: how far the latest restorable
+    time may lag; backup_interval: from one automated base backup to the next.
     """
 
     creation_seconds: float = 0.0
@@ -136,6 +163,8 @@ class Delays:
     failed_after_seconds: float = 2.0
     reboot_seconds: float = 0.5
     backing_up_seconds: float = 0.0
+    log_upload_seconds: float = 300.0
+    backup_interval_seconds: float = 86_400.0
 
 
 class FleetError(Exception):
@@ -153,7 +182,9 @@ class InterruptedWorkError(Exception):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the instances of a fleet share. `replicas_of(identifier)` lists the read replicas of an instance."""
+    """What the instances of a fleet share. `replicas_of(identifier)` lists the read replicas of an instance;
+    `keep_backups` makes what keeps the backups of one.
+    """
 
     host: PostgresHost
     template: Path
@@ -161,6 +192,8 @@ class Surroundings:
     delays: Callable[[], Delays]
     emit: Callable[[RdsEvent], None]
     replicas_of: Callable[[str], Iterable["Instance"]]
+    keep_backups: Callable[["Instance"], AutomatedBackup]
+    zone_is_lost: Callable[[str], bool] = lambda _: False
 
 
 class Instance:
@@ -168,9 +201,17 @@ class Instance:
     order.
     """
 
-    def __init__(self, spec: InstanceSpec, surroundings: Surroundings, source: "Instance | None" = None) -> None:
+    def __init__(
+        self,
+        spec: InstanceSpec,
+        surroundings: Surroundings,
+        source: "Instance | None" = None,
+        origin: Origin | None = None,
+    ) -> None:
         self.spec = spec
         self.source = source
+        self.backup: AutomatedBackup | None = None
+        self._origin = origin
         self.status = "creating"
         self.resource_id = "db-" + "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(26))
         self.created_at = datetime.now(UTC)
@@ -218,9 +259,13 @@ class Instance:
             security_groups=spec.security_groups,
             processes=tuple(pid for pid in pids if pid is not None),
             directories=tuple(cluster.directory for cluster in clusters),
-            latest_restorable_time=self._latest_restorable_time(),
+            latest_restorable_time=self.backup.latest_restorable_time if self.backup is not None else None,
             created_at=self.created_at,
         )
+
+    def primary(self) -> Cluster | None:
+        """The cluster that a backup is made of: none while this is a read replica."""
+        return self._pair.main if self.source is None else None
 
     # Requests: each returns or raises at once, unless it says otherwise.
 
@@ -304,13 +349,56 @@ class Instance:
             self.status = "modifying"
         self._submit(lambda: self._modify(master_password, parameters, multi_az)).result()
 
+    def keep_backups_for(self, days: int) -> None:
+        """Begin to keep automated backups for so many days; 0 removes them."""
+        with self._gate:
+            self.spec = replace(self.spec, backup_retention_days=days)
+        self._submit(self._set_retention)
+
+    def snapshot(self, folder: Path) -> None:
+        """Write a base backup into `folder`; returns when it is complete. The status is `backing-up` meanwhile."""
+        with self._gate:
+            self._require("available")
+            self.status = "backing-up"
+        self._submit(lambda: self._take_snapshot(folder)).result()
+
     def kill(self) -> None:
         """`kill -9` the postmaster behind the endpoint, and look the other way."""
-        main = self._pair.main
-        pid = main.pid if main is not None else None
-        if main is None or pid is None:
-            raise self._refusal("is not running")
-        main.kill_postmaster()
+        self._running_main().kill_postmaster()
+
+    def crash(self) -> None:
+        """`kill -9` one process of the server, which then restarts by itself."""
+        self._running_main().kill_backend()
+
+    def freeze(self) -> None:
+        """SIGSTOP the server behind the endpoint: RDS looks at other things, and notices nothing."""
+        self._running_main().freeze()
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        self._running_main().thaw()
+
+    def pause_replay(self, paused: bool) -> None:
+        """Let a read replica receive and not replay, or replay again."""
+        if self.source is None:
+            raise self._refusal("is not a read replica")
+        self._running_main().pause_replay(paused)
+
+    def fill(self) -> None:
+        """Fill the storage: RDS shuts the database down, and its synchronous copy has the same storage."""
+        with self._gate:
+            self._require("available")
+            self.status = "storage-full"
+        self._submit(self._fill)
+
+    def zone_was_lost(self, zone: str) -> None:
+        """What of the instance was in the zone is dead; RDS fails over when that was what is behind the endpoint."""
+        self._zone_lost_at_work(zone)
+
+    def zone_is_back(self) -> None:
+        """What could not be there may be built again."""
+        self._submit(self._recover)
+        self._submit(self._ensure_copy)
 
     def lose(self) -> None:
         """Lose instance, copy and storage for good; returns when all is dead. Nothing more can be lost after that."""
@@ -326,8 +414,8 @@ class Instance:
         self._submit(lambda: self._lose(removed), even_if_gone=True)
         removed.result(60)
 
-    def delete(self) -> None:
-        """Delete the instance; returns when nothing of it is left."""
+    def delete(self, *, keep_backups: bool = False) -> None:
+        """Delete the instance; returns when nothing of it is left but, if asked, its automated backups."""
         with self._gate:
             if self.spec.deletion_protection:
                 raise FleetError(
@@ -338,7 +426,7 @@ class Instance:
                 raise self._refusal("is being deleted already")
             self.status = "deleting"
         self._halt()
-        self._submit(self._delete, even_if_gone=True).result()
+        self._submit(lambda: self._delete(keep_backups), even_if_gone=True).result()
         self._work.put(None)
 
     def set_fault(self, fault: Fault) -> None:
@@ -349,6 +437,8 @@ class Instance:
         """End everything at once, without ceremony: the fleet closes. Idempotent."""
         self._halt()
         self._work.put(None)
+        if self.backup is not None:
+            self.backup.stop()
         with contextlib.suppress(OSError):
             self._pair.halt()
 
@@ -358,7 +448,13 @@ class Instance:
         started = time.monotonic()
         delays = self._around.delays()
         self._endpoint = self._around.endpoints.open(self.spec.identifier, self._rules())
-        if self.source is None:
+        if self.spec.backup_retention_days > 0:
+            self.backup = self._around.keep_backups(self)
+            self._pair.archive_to(self.backup)
+        if self._origin is not None:
+            with self._origin.open() as source:
+                self._pair.restore(source)
+        elif self.source is None:
             self._pair.create(
                 self._around.template, self.spec.master_username, self.spec.master_password, self.spec.database
             )
@@ -367,11 +463,16 @@ class Instance:
         if self.spec.multi_az:
             self._insistently(self._pair.build_copy)
         self._wait_until(started + delays.creation_seconds)
-        self._emit("RDS-EVENT-0005")
+        if self._origin is None:
+            self._emit("RDS-EVENT-0005")
+        else:
+            self._emit(self._origin.event, **self._origin.names)
         self._aim()
         self.status = "backing-up"
-        if delays.backing_up_seconds > 0:
+        if (self.backup is not None and self.primary() is not None) or delays.backing_up_seconds > 0:
             self._back_up()
+        if self.backup is not None:
+            self.backup.begin()
         self._become_available()
 
     def _promote(self) -> None:
@@ -428,7 +529,7 @@ class Instance:
         status.
         """
         main = self._pair.main
-        if main is None or main.is_running or self._interrupted.is_set() or self.status in ("stopping", "stopped"):
+        if main is None or main.is_running or self._interrupted.is_set() or self.status in DOWN:
             return
         if self._pair.has_live_copy:
             try:
@@ -437,6 +538,8 @@ class Instance:
                 logger.warning("the failover of %s ends with a restart: %s", self.spec.identifier, error)
             else:
                 return
+        if self._around.zone_is_lost(self._zones[0]):
+            return
         started = time.monotonic()
         self._pair.revive()
         self._wait_until(started + self._around.delays().reboot_seconds)
@@ -466,6 +569,8 @@ class Instance:
         main = self._pair.main
         if not self.spec.multi_az or self._pair.has_live_copy or main is None or not main.is_running:
             return
+        if any(self._around.zone_is_lost(zone) for zone in self._zones):
+            return  # a copy in the same zone would be none
         try:
             self._pair.build_copy()
         except (ClusterError, HostError) as error:
@@ -487,9 +592,19 @@ class Instance:
         self._become_available()
 
     def _back_up(self) -> None:
+        started = time.monotonic()
         self._emit("RDS-EVENT-0001")
-        self._wait_until(time.monotonic() + self._around.delays().backing_up_seconds)
+        primary = self.primary()
+        if self.backup is not None and primary is not None:
+            self.backup.back_up(primary)
+        self._wait_until(started + self._around.delays().backing_up_seconds)
         self._emit("RDS-EVENT-0002")
+        self._become_available()
+
+    def _take_snapshot(self, folder: Path) -> None:
+        started = time.monotonic()
+        self._pair.living_main().back_up(folder)
+        self._wait_until(started + self._around.delays().backing_up_seconds)
         self._become_available()
 
     def _modify(self, master_password: str | None, parameters: Mapping[str, str] | None, multi_az: bool | None) -> None:
@@ -507,6 +622,19 @@ class Instance:
         finally:
             self._become_available()
 
+    def _set_retention(self) -> None:
+        days = self.spec.backup_retention_days
+        if self.backup is not None:
+            self.backup.retention_days = days
+            if days == 0:
+                backup, self.backup = self.backup, None
+                self._pair.archive_to(None)
+                backup.drop()
+        elif days > 0:
+            self.backup = self._around.keep_backups(self)
+            self._pair.archive_to(self.backup)
+            self.backup.begin()
+
     def _set_password(self) -> None:
         if self._pair.main is not None:
             self._pair.main.set_password(self.spec.master_username, self.spec.master_password)
@@ -520,6 +648,29 @@ class Instance:
         else:
             self._pair.drop_copy()
             self._emit("RDS-EVENT-0030")
+
+    def _fill(self) -> None:
+        self._aim(nowhere=True)
+        self._around.endpoints.disconnect(self.spec.identifier)
+        self._pair.stop()
+        self._emit("RDS-EVENT-0221")
+
+    def _zone_lost_at_work(self, zone: str) -> None:
+        main, copy = self._pair.main, self._pair.copy
+        if self._zones and self._zones[0] == zone and main is not None:
+            self._around.endpoints.set_target(self.spec.identifier, None)
+            main.kill_postmaster()
+            # Backends outlive their postmaster for a moment; a zone that is gone acknowledges nothing.
+            main.end_orphans()
+            self._around.endpoints.disconnect(self.spec.identifier)
+        elif zone in self._zones and copy is not None:
+            copy.kill_postmaster()
+
+    def _running_main(self) -> Cluster:
+        main = self._pair.main
+        if main is None or not main.is_running:
+            raise self._refusal("is not running")
+        return main
 
     def _lose(self, removed: "Future[None]") -> None:
         deadline = time.monotonic() + self._around.delays().failed_after_seconds
@@ -536,10 +687,12 @@ class Instance:
         for replica in self._around.replicas_of(self.spec.identifier):
             replica.report("RDS-EVENT-0045")
 
-    def _delete(self) -> None:
+    def _delete(self, keep_backups: bool) -> None:
         self._around.endpoints.close_endpoint(self.spec.identifier)
         self._pair.remove()
         self._pair.release_upstream()
+        if self.backup is not None:
+            (self.backup.retain if keep_backups else self.backup.drop)()
         self._emit("RDS-EVENT-0003")
 
     def report(self, event_id: str) -> None:
@@ -582,7 +735,7 @@ class Instance:
             self._become_available()
             return
         with self._gate:
-            if self.status in ("creating", "deleting", "failed", "stopped"):
+            if self.status in ("creating", "deleting", "failed", *DOWN):
                 return
             self.status = "failed"
         self._emit("RDS-EVENT-0031")
@@ -630,7 +783,7 @@ class Instance:
 
     def _become_available(self) -> None:
         with self._gate:
-            if self.status not in ("creating", "deleting", "failed", "stopped") and not self._interrupted.is_set():
+            if self.status not in ("creating", "deleting", "failed", *DOWN) and not self._interrupted.is_set():
                 self.status = "available"
 
     def _wait_until(self, moment: float) -> None:
@@ -653,9 +806,10 @@ class Instance:
     def _set_rules(self) -> None:
         self._around.endpoints.set_rules(self.spec.identifier, self._rules())
 
-    def _emit(self, event_id: str) -> None:
+    def _emit(self, event_id: str, **names: str) -> None:
         category, message = EVENTS[event_id]
-        event = RdsEvent(self.spec.identifier, event_id, (category,), message, datetime.now(UTC))
+        identifier = self.spec.identifier
+        event = RdsEvent(identifier, event_id, (category,), message.format(**names), datetime.now(UTC))
         try:
             self._around.emit(event)
         except Exception:
@@ -667,9 +821,3 @@ class Instance:
 
     def _refusal(self, reason: str) -> FleetError:
         return FleetError("InvalidDBInstanceState", f"Instance {self.spec.identifier} {reason}.")
-
-    def _latest_restorable_time(self) -> datetime | None:
-        if self.source is not None or self.status == "creating":
-            return None
-        alive_until = self._lost_at or datetime.now(UTC)
-        return self.created_at + (alive_until - self.created_at) // RESTORABLE_STEP * RESTORABLE_STEP

@@ -2,12 +2,14 @@
 
 import contextlib
 import logging
+import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from local_cloud.automated_backups import NO_ARCHIVE, PACKED, AutomatedBackup, RecoverySource
 from local_cloud.cluster import Cluster, ClusterError
 from local_cloud.parameters import honoured_settings
 from local_cloud.postgres_host import PostgresHost
@@ -53,7 +55,8 @@ class ClusterPair:
     ) -> None:
         self._host = host
         self._name = name
-        self._settings = honoured_settings(parameters)
+        self._parameters = honoured_settings(parameters)
+        self._backup: AutomatedBackup | None = None
         self._on_main_exit = on_main_exit
         self._on_copy_exit = on_copy_exit
         self._configuring = threading.RLock()
@@ -61,6 +64,12 @@ class ClusterPair:
         self.upstream: Upstream | None = None
         self.main: Cluster | None = None
         self.copy: Cluster | None = None
+
+    @property
+    def _settings(self) -> dict[str, str]:
+        """What both clusters are configured with: the copy archives from the moment it takes over."""
+        command = self._backup.archive_command if self._backup is not None else NO_ARCHIVE
+        return {**self._parameters, "archive_mode": "on", "archive_command": command}
 
     @property
     def clusters(self) -> tuple[Cluster, ...]:
@@ -80,6 +89,27 @@ class ClusterPair:
         main.start()
         main.create_master(username, password, database)
 
+    def restore(self, source: RecoverySource) -> None:
+        """Make and start the main cluster of a new primary from a backup."""
+        main = self.main = self._new_cluster()
+        main.copy_backup(source.data)
+        if source.wal is None or source.until is None:
+            self._configure_main()
+            main.start()
+            # A backup that was taken from a read replica.
+            main.promote()
+            return
+        unpack = f"gunzip -c {shlex.quote(str(source.wal)).replace('%', '%%')}/%f{PACKED} > %p"
+        recovery = {"restore_command": unpack, "recovery_target_time": source.until.isoformat()}
+        main.recover(self._settings, recovery)
+
+    def archive_to(self, backup: AutomatedBackup | None) -> None:
+        """Send the WAL of whichever cluster is the main one to a backup from now on, or to none."""
+        with self._configuring:
+            self._backup = backup
+            self._configure_main()
+            self._configure_copy()
+
     def clone(self, upstream: Upstream) -> None:
         """Make and start the main cluster of a read replica by a base backup of `upstream`; what was before is
         removed.
@@ -98,7 +128,7 @@ class ClusterPair:
 
     def build_copy(self) -> None:
         """Make the copy by a base backup, and commits synchronous once it has caught up."""
-        main = self._living_main()
+        main = self.living_main()
         self.drop_copy()
         main.drop_slot(COPY_NAME)
         main.keep_slot(COPY_NAME)
@@ -149,6 +179,8 @@ class ClusterPair:
         if self.upstream is None:
             new.promote()
         self._configure_main()
+        if self._backup is not None:
+            self._backup.rescue(old)
         old.remove()
 
     def revive(self) -> None:
@@ -162,7 +194,7 @@ class ClusterPair:
 
     def restart(self) -> None:
         """Stop and start the main cluster: static parameters take effect, on the copy too."""
-        main = self._living_main()
+        main = self.living_main()
         main.stop()
         if self.copy is not None:
             self.copy.stop()
@@ -187,7 +219,7 @@ class ClusterPair:
         self.upstream = upstream
         upstream.cluster.keep_slot(upstream.slot)
         self._configure_main()
-        main = self._living_main()
+        main = self.living_main()
         deadline = time.monotonic() + FOLLOW_SECONDS
         # A standby that is ahead of the end of the old timeline streams too, what it knows already, again and again.
         while not upstream.cluster.has_standby(upstream.slot) or main.timeline() != upstream.cluster.timeline():
@@ -198,17 +230,15 @@ class ClusterPair:
 
     def promote(self) -> None:
         """Make the main cluster of a read replica a primary of its own."""
-        self._living_main().promote()
+        self.living_main().promote()
         upstream, self.upstream = self.upstream, None
         self._configure_main()
-        if upstream is not None and upstream.cluster.is_running:
-            with contextlib.suppress(ClusterError):
-                upstream.cluster.drop_slot(upstream.slot)
+        _release(upstream)
 
     def set_parameters(self, parameters: Mapping[str, str]) -> None:
         """Take over parameters; static ones take effect with the next restart."""
         with self._configuring:
-            self._settings = honoured_settings(parameters)
+            self._parameters = honoured_settings(parameters)
             self._configure_main()
             self._configure_copy()
 
@@ -233,11 +263,10 @@ class ClusterPair:
     def release_upstream(self) -> None:
         """Drop the slot at the source, so that it keeps no WAL for a replica that is gone."""
         upstream, self.upstream = self.upstream, None
-        if upstream is not None and upstream.cluster.is_running:
-            with contextlib.suppress(ClusterError):
-                upstream.cluster.drop_slot(upstream.slot)
+        _release(upstream)
 
-    def _living_main(self) -> Cluster:
+    def living_main(self) -> Cluster:
+        """The main cluster; ClusterError when it does not run."""
         if self.main is None or not self.main.is_running:
             raise ClusterError(f"{self._name} is not running")
         return self.main
@@ -272,8 +301,17 @@ class ClusterPair:
         if self.main is not None and self.copy is not None:
             self.copy.configure(
                 # Nobody reads from the copy: nothing there may hold back vacuum at the main cluster.
-                self._settings | self.main.connection_info(COPY_NAME, COPY_NAME) | {"hot_standby_feedback": "off"}
+                self._settings
+                | self.main.connection_info(COPY_NAME, COPY_NAME)
+                | {"hot_standby_feedback": "off", "sync_replication_slots": "off"}
             )
+
+
+def _release(upstream: Upstream | None) -> None:
+    # A frozen cluster would answer neither this nor anything else.
+    if upstream is not None and upstream.cluster.is_running and not upstream.cluster.is_frozen:
+        with contextlib.suppress(ClusterError):
+            upstream.cluster.drop_slot(upstream.slot)
 
 
 def _wait_for_standby(cluster: Cluster, name: str, patience: float) -> None:

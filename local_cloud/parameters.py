@@ -47,6 +47,7 @@ HONOURED = frozenset(
         "random_page_cost",
         "search_path",
         "statement_timeout",
+        "sync_replication_slots",
         "tcp_keepalives_count",
         "tcp_keepalives_idle",
         "tcp_keepalives_interval",

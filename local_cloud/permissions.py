@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ministack import app
 from ministack.core import iam_actions, iam_evaluator
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import dynamodb, iam
@@ -20,7 +19,6 @@ from ministack.services import dynamodb, iam
 from local_cloud import permission_record
 
 _request_tag_context = iam_actions.request_tag_context
-_pin_request_origin = iam_evaluator.pin_request_origin
 
 
 @dataclass(frozen=True)
@@ -43,18 +41,9 @@ class RoleSession:
 
 
 def install() -> None:
-    """Complete the emulator's IAM: condition keys it leaves out, TLS taken as given, and a record of what was asked.
-
-    The endpoint is plain HTTP on the loopback interface; on AWS every call is TLS. A policy that denies
-    `aws:SecureTransport=false` must not deny everything here.
-    """
+    """Complete the emulator's IAM: condition keys it leaves out, and a record of what was asked."""
     permission_record.install()
     iam_actions.request_tag_context = request_context
-    iam_evaluator.pin_request_origin = app.pin_request_origin = _origin_with_tls
-
-
-def _origin_with_tls(source_ip: str, _secure_transport: bool) -> None:
-    _pin_request_origin(source_ip, True)
 
 
 def request_context(service: str, action: str, body: bytes, params: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ POLL_SECONDS = 0.05
 NOT_FOUND = "DBInstanceNotFound"
 # RDS leaves these elements out when they have no value; a workflow asks whether they exist.
 OPTIONAL_ELEMENTS = ("ReadReplicaSourceDBInstanceIdentifier", "ReplicaMode", "DBClusterIdentifier", "KmsKeyId")
+_LATEST_RESTORABLE_TIME = re.compile("<LatestRestorableTime>[^<]*</LatestRestorableTime>")
 _EMPTY_ELEMENT = re.compile("|".join(rf"<{name}></{name}>" for name in OPTIONAL_ELEMENTS))
 
 
@@ -57,6 +58,8 @@ class DatabaseService:
     def __init__(self, fleet: Fleet, options: LocalCloudOptions) -> None:
         self._fleet = fleet
         self._options = options
+        # Of deleted instances whose automated backups were kept, by resource id.
+        self.kept_records: dict[str, Record] = {}
 
     def install(self) -> None:
         """Take the place of the emulator's metadata-only handlers."""
@@ -72,7 +75,7 @@ class DatabaseService:
             "DescribeDBInstances": self._describe,
         }
         for name, action in actions.items():
-            rds._ACTION_MAP[name] = _answering_fleet_errors(action)
+            rds._ACTION_MAP[name] = answering_fleet_errors(action)
         for name in ("ModifyDBParameterGroup", "ResetDBParameterGroup"):
             rds._ACTION_MAP[name] = self._applying_parameters(rds._ACTION_MAP[name])
         # CloudFormation calls these two by name.
@@ -86,7 +89,7 @@ class DatabaseService:
         provisioners._rds_db_instance_create = self._provision
         provisioners._rds_db_instance_delete = self._deprovision
         provisioners._RESOURCE_HANDLERS[RESOURCE_TYPE].update(
-            create=self._provision, update=self._update, delete=self._deprovision
+            create=self._provision, update=self._update, delete=self._deprovision, snapshot=self._snapshot
         )
         _run_on_a_worker_thread(RESOURCE_TYPE)
 
@@ -119,9 +122,9 @@ class DatabaseService:
         if response[0] >= 400:
             return response
         record = rds._instances[identifier]
-        spec = self._spec(record, _value(request, "AvailabilityZone"), _value(request, "DBName"))
-        self._begin(record, functools.partial(self._fleet.create, spec))
-        return self._answer("CreateDBInstance", record)
+        spec = self.spec(record, _value(request, "AvailabilityZone"), _value(request, "DBName"))
+        self.begin(record, functools.partial(self._fleet.create, spec))
+        return self.answer("CreateDBInstance", record)
 
     def _create_replica(self, request: Request) -> Response:
         source = _identifier_of(_value(request, "SourceDBInstanceIdentifier"))
@@ -131,11 +134,11 @@ class DatabaseService:
         record = rds._instances[_value(request, "DBInstanceIdentifier")]
         record["Endpoint"] = dict(rds._instances[source]["Endpoint"])
         record.update(_own_settings_of_replica(request))
-        spec = self._spec(record, _value(request, "AvailabilityZone"))
-        self._begin(record, functools.partial(self._fleet.create_replica, spec, source))
-        return self._answer("CreateDBInstanceReadReplica", record)
+        spec = self.spec(record, _value(request, "AvailabilityZone"))
+        self.begin(record, functools.partial(self._fleet.create_replica, spec, source))
+        return self.answer("CreateDBInstanceReadReplica", record)
 
-    def _begin(self, record: Record, create: Callable[[], object]) -> None:
+    def begin(self, record: Record, create: Callable[[], object]) -> None:
         """Let the fleet create an instance on a thread of its own; returns when it is `creating` or was refused."""
         identifier = record["DBInstanceIdentifier"]
         outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -161,25 +164,25 @@ class DatabaseService:
     def _promote(self, request: Request) -> Response:
         record = self._record(request)
         self._fleet.promote(record["DBInstanceIdentifier"])
-        retention = _value(request, "BackupRetentionPeriod")
-        if retention:
-            record["BackupRetentionPeriod"] = int(retention)
-        return self._answer("PromoteReadReplica", record)
+        retention = int(_value(request, "BackupRetentionPeriod") or record.get("BackupRetentionPeriod") or 1)
+        record["BackupRetentionPeriod"] = retention
+        self._fleet.modify(record["DBInstanceIdentifier"], backup_retention_days=retention)
+        return self.answer("PromoteReadReplica", record)
 
     def _reboot(self, request: Request) -> Response:
         record = self._record(request)
         self._fleet.reboot(record["DBInstanceIdentifier"], force_failover=_value(request, "ForceFailover") == "true")
-        return self._answer("RebootDBInstance", record)
+        return self.answer("RebootDBInstance", record)
 
     def _stop(self, request: Request) -> Response:
         record = self._record(request)
         self._fleet.stop(record["DBInstanceIdentifier"])
-        return self._answer("StopDBInstance", record)
+        return self.answer("StopDBInstance", record)
 
     def _start(self, request: Request) -> Response:
         record = self._record(request)
         self._fleet.start(record["DBInstanceIdentifier"])
-        return self._answer("StartDBInstance", record)
+        return self.answer("StartDBInstance", record)
 
     def _modify(self, request: Request) -> Response:
         record = self._record(request)
@@ -191,7 +194,7 @@ class DatabaseService:
         if response[0] >= 400:
             return response
         self._apply(record, before)
-        return self._answer("ModifyDBInstance", record)
+        return self.answer("ModifyDBInstance", record)
 
     def _delete(self, request: Request) -> Response:
         record = self._record(request)
@@ -204,12 +207,30 @@ class DatabaseService:
                 "InvalidParameterCombination",
                 "FinalDBSnapshotIdentifier is required unless SkipFinalSnapshot is specified.",
             )
+        final = _value(request, "FinalDBSnapshotIdentifier")
+        keep_backups = _value(request, "DeleteAutomatedBackups") == "false"
         self._refresh(record)
-        _check_final_snapshot(record, _value(request, "FinalDBSnapshotIdentifier"))
-        self._fleet.delete(identifier)
+        if final and _value(request, "SkipFinalSnapshot") != "true":
+            self._take_final_snapshot(record, final)
+        if keep_backups:
+            self._keep_record(record)
+        self._fleet.delete(identifier, keep_backups=keep_backups)
         record["DBInstanceStatus"] = "deleting"
         rds._delete_db_instance(request)
         return _single("DeleteDBInstance", record)
+
+    def _take_final_snapshot(self, record: Record, snapshot: str) -> None:
+        if record.get("ReadReplicaSourceDBInstanceIdentifier"):
+            raise FleetError(
+                "InvalidParameterCombination", "FinalDBSnapshotIdentifier can not be specified for a read replica."
+            )
+        if snapshot in rds._snapshots:
+            raise FleetError("DBSnapshotAlreadyExists", f"Snapshot {snapshot} already exists.")
+        self._fleet.take_snapshot(record["DBInstanceIdentifier"], snapshot)
+
+    def _keep_record(self, record: Record) -> None:
+        """What a restore from backups that outlive the instance takes from it."""
+        self.kept_records[record["DbiResourceId"]] = dict(record)
 
     def _describe(self, request: Request) -> Response:
         for record in list(rds._instances.values()):
@@ -224,7 +245,8 @@ class DatabaseService:
             raise FleetError(NOT_FOUND, f"DBInstance {identifier} not found.")
         return record
 
-    def _answer(self, action: str, record: Record) -> Response:
+    def answer(self, action: str, record: Record) -> Response:
+        """RDS's answer to an action on an instance."""
         self._refresh(record)
         return _single(action, record)
 
@@ -272,7 +294,7 @@ class DatabaseService:
             self._emulated_create(logical_id, completed, stack_name)
             record = rds._instances[identifier]
             record["EnabledCloudwatchLogsExports"] = list(properties.get("EnableCloudwatchLogsExports") or [])
-            spec = self._spec(record, zone, str(properties.get("DBName") or ""))
+            spec = self.spec(record, zone, str(properties.get("DBName") or ""))
             if source:
                 self._fleet.create_replica(spec, source)
             else:
@@ -316,16 +338,35 @@ class DatabaseService:
             raise ValueError(_sentence(error)) from error
         return identifier, self._attributes(identifier)
 
-    def _deprovision(self, identifier: str, _properties: Properties) -> None:
+    def _snapshot(self, identifier: str, _properties: Properties) -> None:
+        """DeletionPolicy Snapshot: CloudFormation takes none of a read replica."""
+        record = rds._instances.get(identifier)
+        if record is None:
+            return
+        self._refresh(record)
+        if record.get("ReadReplicaSourceDBInstanceIdentifier"):
+            return
+        name = provisioners._snapshot_id(identifier)
+        try:
+            self._take_final_snapshot(record, name)
+        except FleetError as error:
+            raise ValueError(_sentence(error)) from error
+        rds._create_snapshot_internal(name, record)
+
+    def _deprovision(self, identifier: str, properties: Properties) -> None:
         record = rds._instances.get(identifier)
         if record is not None and record.get("DeletionProtection"):
             raise ValueError(f"Cannot delete {identifier}: its deletion protection is on")
-        self._forget(identifier)
+        keep_backups = str(properties.get("DeleteAutomatedBackups", True)).lower() == "false"
+        if record is not None and keep_backups:
+            self._refresh(record)
+            self._keep_record(record)
+        self._forget(identifier, keep_backups=keep_backups)
 
-    def _forget(self, identifier: str) -> None:
+    def _forget(self, identifier: str, *, keep_backups: bool = False) -> None:
         """Delete the instance and its record, whatever state it is in and whether or not it still exists."""
         try:
-            self._fleet.delete(identifier)
+            self._fleet.delete(identifier, keep_backups=keep_backups)
             self._wait_until_gone(identifier)
         except FleetError as error:
             if error.code != NOT_FOUND:
@@ -358,7 +399,8 @@ class DatabaseService:
 
     # What both share -------------------------------------------------------------------------------------------------
 
-    def _spec(self, record: Record, availability_zone: str = "", database: str = "") -> InstanceSpec:
+    def spec(self, record: Record, availability_zone: str = "", database: str = "") -> InstanceSpec:
+        """What the fleet needs to know to create the instance of a record."""
         parameters = _parameters(record)
         for name in unhonoured_parameters(parameters):
             logger.warning("parameter %s of %s is not honoured", name, record["DBInstanceIdentifier"])
@@ -375,6 +417,7 @@ class DatabaseService:
             security_groups=_security_groups(record),
             availability_zones=self._zones(record, availability_zone),
             deletion_protection=bool(record.get("DeletionProtection")),
+            backup_retention_days=int(record.get("BackupRetentionPeriod") or 0),
         )
 
     def _zones(self, record: Record, preferred: str) -> tuple[str, ...]:
@@ -394,7 +437,7 @@ class DatabaseService:
             self._fleet.modify(record["DBInstanceIdentifier"], **changed)
 
 
-def _answering_fleet_errors(action: Callable[[Request], Response]) -> Callable[[Request], Response]:
+def answering_fleet_errors(action: Callable[[Request], Response]) -> Callable[[Request], Response]:
     """Answer a FleetError in RDS's form: HTTP 404 for what does not exist, else 400."""
 
     @functools.wraps(action)
@@ -402,7 +445,7 @@ def _answering_fleet_errors(action: Callable[[Request], Response]) -> Callable[[
         try:
             return action(request)
         except FleetError as error:
-            response: Response = rds._error(error.code, error.message, 404 if error.code == NOT_FOUND else 400)
+            response: Response = rds._error(error.code, error.message, 404 if "NotFound" in error.code else 400)
             return response
 
     return answer
@@ -418,6 +461,8 @@ def _as_rds_renders_it(render: Callable[[Record], str]) -> Callable[[Record], st
             "<EnabledCloudwatchLogsExports/>", f"<EnabledCloudwatchLogsExports>{exports}</EnabledCloudwatchLogsExports>"
         )
         xml = _EMPTY_ELEMENT.sub("", xml)
+        if not record.get("LatestRestorableTime"):
+            xml = _LATEST_RESTORABLE_TIME.sub("", xml)
         if record.get("SecondaryAvailabilityZone"):
             xml += f"<SecondaryAvailabilityZone>{record['SecondaryAvailabilityZone']}</SecondaryAvailabilityZone>"
         return xml
@@ -443,11 +488,10 @@ def _facts(view: InstanceView) -> Record:
         "AvailabilityZone": view.availability_zone,
         "SecondaryAvailabilityZone": view.secondary_availability_zone or "",
         "DbiResourceId": view.resource_id,
-        "InstanceCreateTime": _timestamp(view.created_at),
+        "InstanceCreateTime": timestamp(view.created_at),
     }
-    if view.latest_restorable_time:
-        facts["LatestRestorableTime"] = _timestamp(view.latest_restorable_time)
-    return facts
+    latest = view.latest_restorable_time
+    return facts | {"LatestRestorableTime": timestamp(latest) if latest else None}
 
 
 def _settings(record: Record) -> dict[str, Any]:
@@ -458,6 +502,7 @@ def _settings(record: Record) -> dict[str, Any]:
         "parameters": _parameters(record),
         "multi_az": bool(record.get("MultiAZ")),
         "deletion_protection": bool(record.get("DeletionProtection")),
+        "backup_retention_days": int(record.get("BackupRetentionPeriod") or 0),
     }
 
 
@@ -511,28 +556,6 @@ def _own_settings_of_replica(request: Request) -> Record:
     return own
 
 
-def _check_final_snapshot(record: Record, name: str) -> None:
-    """Refuse a final snapshot where RDS does: of a replica, of what has failed, under a name that is taken."""
-    if not name:
-        return
-    identifier = record["DBInstanceIdentifier"]
-    if record.get("ReadReplicaSourceDBInstanceIdentifier"):
-        raise FleetError(
-            "InvalidParameterCombination",
-            "FinalDBSnapshotIdentifier can not be specified when deleting a replica instance",
-        )
-    if record["DBInstanceStatus"] == "failed":
-        raise FleetError(
-            "InvalidDBInstanceState",
-            f"Instance {identifier} is in state failed: a final snapshot cannot be created. Skip it.",
-        )
-    if name in rds._snapshots:
-        raise FleetError(
-            "DBSnapshotAlreadyExists",
-            f"Cannot create the snapshot because a snapshot with the identifier {name} exists",
-        )
-
-
 def _check_version(version: str) -> None:
     major = engine_major_version()
     if version and version.partition(".")[0] != major:
@@ -570,7 +593,8 @@ def _single(action: str, record: Record) -> Response:
     return response
 
 
-def _timestamp(moment: datetime) -> str:
+def timestamp(moment: datetime) -> str:
+    """A time as RDS writes it, in whole milliseconds."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 

@@ -68,6 +68,7 @@ class Rotations:
         secretsmanager._rotate_secret = self.rotate
         secretsmanager._describe_secret = _with_rotation_dates(secretsmanager._describe_secret)
         secretsmanager._get_secret_value = _refusing_an_empty_version(secretsmanager._get_secret_value)
+        secretsmanager._put_secret_value = _moving_labels(secretsmanager._put_secret_value)
         provisioners._RESOURCE_HANDLERS[RESOURCE_TYPE] = {
             "create": self._create_schedule,
             "update": self._update_schedule,
@@ -301,6 +302,23 @@ def _refusing_an_empty_version(get: Callable[[Request], Response]) -> Callable[[
         return status, headers, body
 
     return got
+
+
+def _moving_labels(put: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    """A staging label is on one version of a secret: what is put under AWSPENDING takes it from the one before."""
+
+    @functools.wraps(put)
+    def done(request: Request) -> Response:
+        status, headers, body = put(request)
+        _key, secret = secretsmanager._resolve(request.get("SecretId"))
+        if status == 200 and secret:
+            answer = json.loads(body)
+            for number, version in secret["Versions"].items():
+                if number != answer["VersionId"]:
+                    version["Stages"] = [held for held in version["Stages"] if held not in answer["VersionStages"]]
+        return status, headers, body
+
+    return done
 
 
 def _error(code: str, message: str) -> Response:

@@ -203,11 +203,24 @@ def _fire_schedule(key: _Key, record: Mapping[str, Any]) -> None:
                 "AWS/Scheduler", "TargetErrorCount", 1, "Count", {"ScheduleGroup": record["GroupName"]}
             )
             return
+        target = {**target, "Input": _with_context(str(target.get("Input") or ""), record)}
         if str(target["Arn"]).startswith(_UNIVERSAL):
             _apart(_call_sdk, record, target)
             return
         arguments = (target, _event("scheduler", str(record["Arn"])), dict(record))
         _apart(_invoke_rule_target, *arguments)
+
+
+def _with_context(text: str, record: Mapping[str, Any]) -> str:
+    """A payload with Scheduler's context attributes replaced; the time is when the schedule fires, to the second."""
+    for name, value in (
+        ("schedule-arn", str(record["Arn"])),
+        ("scheduled-time", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_clock.now()))),
+        ("execution-id", uuid.uuid4().hex[:16]),
+        ("attempt-number", "1"),
+    ):
+        text = text.replace(f"<aws.scheduler.{name}>", value)
+    return text
 
 
 def _call_sdk(record: Mapping[str, Any], target: Mapping[str, Any]) -> None:

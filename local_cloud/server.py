@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
+    from local_cloud.alarms import Alarms
+    from local_cloud.database_log import DatabaseLogs
     from local_cloud.fleet import Fleet
     from local_cloud.rds_api import DatabaseService
     from local_cloud.rotation import Rotations
@@ -39,7 +42,9 @@ GRACE_SECONDS = 0.3
 class LocalCloudOptions:
     """What one local cloud runs with: its state folder, its endpoint's address and port and the account it plays.
 
-    `permissions` is a file that gets the record of what every role asked for, when it stops.
+    `port` speaks TLS and is what AWS clients use; `plain_port` does not: the control API answers there, and an AWS call
+    is what AWS calls insecure transport. `permissions` is a file that gets the record of what every role asked for,
+    when it stops.
     """
 
     state: Path
@@ -49,11 +54,17 @@ class LocalCloudOptions:
     region: str
     client_address: str
     permissions: Path | None = None
+    plain_port: int = 0
 
     @property
     def endpoint(self) -> str:
         """The URL that AWS clients use. It names an IP address so that S3 clients put the bucket into the path."""
-        return f"http://{self.host}:{self.port}"
+        return f"https://{self.host}:{self.port}"
+
+    @property
+    def plain_endpoint(self) -> str:
+        """The same without TLS."""
+        return f"http://{self.host}:{self.plain_port}"
 
 
 def engine_environment(options: LocalCloudOptions) -> dict[str, str]:
@@ -84,6 +95,9 @@ def client_environment(options: LocalCloudOptions, authority_bundle: Path) -> di
     """Return the variables that point an AWS client, the CDK CLI and libpq at this local cloud and at nothing else."""
     return {
         "AWS_ENDPOINT_URL": options.endpoint,
+        # For boto3 and the AWS CLI, and for the CDK CLI, which runs on Node.js.
+        "AWS_CA_BUNDLE": str(authority_bundle),
+        "NODE_EXTRA_CA_CERTS": str(authority_bundle),
         "AWS_ACCESS_KEY_ID": ROOT_ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": ROOT_ACCESS_KEY,
         "AWS_DEFAULT_REGION": options.region,
@@ -95,15 +109,17 @@ def client_environment(options: LocalCloudOptions, authority_bundle: Path) -> di
         "CDK_DEFAULT_ACCOUNT": options.account,
         "CDK_DEFAULT_REGION": options.region,
         "PGSSLROOTCERT": str(authority_bundle),
-        "LOCAL_CLOUD_URL": f"{options.endpoint}/_local",
+        "LOCAL_CLOUD_URL": f"{options.plain_endpoint}/_local",
     }
 
 
 def open_listener(host: str) -> socket.socket:
-    """Return a socket bound to a free port of `host`. It stays open, so that no other process gets the port."""
+    """Return a socket that listens on a free port of `host`. It stays open, so that no other process gets the port,
+    and a client that is early waits instead of being refused."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, 0))
+    listener.listen()
     listener.set_inheritable(False)
     return listener
 
@@ -128,16 +144,20 @@ class LocalCloud:
             file_systems,
             functions_runtime,
             interfaces,
+            log_metrics,
             nested_stacks,
             schedules,
             security_groups,
             state_machines,
             unsupported,
         )
+        from local_cloud.alarms import Alarms
         from local_cloud.certificates import CertificateAuthority
+        from local_cloud.database_log import DatabaseLogs
         from local_cloud.events import DatabaseEvents
         from local_cloud.fleet import Fleet
         from local_cloud.rds_api import DatabaseService
+        from local_cloud.restore_api import RestoreService
         from local_cloud.rotation import Rotations
 
         self.options = options
@@ -156,6 +176,7 @@ class LocalCloud:
         schedules.install(options)
         self.databases: DatabaseService = DatabaseService(self.fleet, options)
         self.databases.install()
+        RestoreService(self.fleet, self.databases).install()
         self.rotations: Rotations = Rotations(options)
         self.rotations.install()
         nested_stacks.install()
@@ -163,6 +184,11 @@ class LocalCloud:
         backups.install()
         interfaces.install()
         account_facts.install()
+        log_metrics.install()
+        self.database_logs: DatabaseLogs = DatabaseLogs(self.fleet, options)
+        self.database_logs.install()
+        self.alarms: Alarms = Alarms()
+        self.alarms.install()
         self.templates = unsupported.TemplateFindings()
         self.templates.install()
 
@@ -181,6 +207,8 @@ class LocalCloud:
 
         if self.options.permissions is not None:
             write_whole(self.options.permissions, json.dumps(permission_record.record.shown()))
+        self.alarms.close()
+        self.database_logs.close()
         self.rotations.close()
         self.events.close()
         functions_runtime.stop_all()
@@ -192,7 +220,12 @@ def prepare_state(options: LocalCloudOptions) -> None:
     """Make the state folder and note which process it belongs to, for `down` to find and to recognise."""
     (options.state / "temporary").mkdir(parents=True, exist_ok=True)
     process = psutil.Process()
-    record = {"pid": process.pid, "created": process.create_time(), "endpoint": options.endpoint}
+    record = {
+        "pid": process.pid,
+        "created": process.create_time(),
+        "endpoint": options.endpoint,
+        "control": f"{options.plain_endpoint}/_local",
+    }
     write_whole(options.state / PROCESS_FILE, json.dumps(record))
 
 
@@ -201,11 +234,13 @@ def remove_state(state: Path) -> None:
     shutil.rmtree(state, ignore_errors=True)
 
 
-def serve(options: LocalCloudOptions, listener: socket.socket, announce: Callable[[str], None]) -> None:
+def serve(
+    options: LocalCloudOptions, encrypted: socket.socket, plain: socket.socket, announce: Callable[[str], None]
+) -> None:
     """Run the local cloud in this process until SIGTERM or SIGINT, then stop everything it has started.
 
-    `announce` gets one line per step, for a person. The state folder is removed at the end; when the start or the run
-    fails it stays, with the log, and the error goes to the caller.
+    The sockets listen on the options' two ports. `announce` gets one line per step, for a person. The state folder is
+    removed at the end; when the start or the run fails it stays, with the log, and the error goes to the caller.
     """
     os.environ.update(engine_environment(options))
     prepare_state(options)
@@ -213,7 +248,8 @@ def serve(options: LocalCloudOptions, listener: socket.socket, announce: Callabl
     announce(f"local cloud: account {options.account}, region {options.region}, state {options.state}")
     cloud = LocalCloud(options)
     try:
-        asyncio.run(_serve(cloud, listener, announce))
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            runner.run(_serve(cloud, encrypted, plain, announce))
     finally:
         announce("local cloud: stopping")
         cloud.close()
@@ -223,7 +259,23 @@ def serve(options: LocalCloudOptions, listener: socket.socket, announce: Callabl
     threading.Timer(2.0, os._exit, (0,)).start() if _lingering_threads() else None
 
 
-async def _serve(cloud: LocalCloud, listener: socket.socket, announce: Callable[[str], None]) -> None:
+class _Loop(asyncio.SelectorEventLoop):
+    """Takes leave of TLS clients within the grace: an idle one answers nothing, and asyncio would wait for 30 s."""
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Nobody is left to be told that a client went without a farewell."""
+        if not isinstance(context.get("exception"), TimeoutError | ConnectionError | ssl.SSLError):
+            super().call_exception_handler(context)
+
+    async def create_server(self, *arguments: Any, **named: Any) -> asyncio.Server:
+        if named.get("ssl") is not None:
+            named["ssl_shutdown_timeout"] = GRACE_SECONDS
+        return await super().create_server(*arguments, **named)
+
+
+async def _serve(
+    cloud: LocalCloud, encrypted: socket.socket, plain: socket.socket, announce: Callable[[str], None]
+) -> None:
     import hypercorn.asyncio
     import hypercorn.config
     import ministack.app
@@ -241,8 +293,17 @@ async def _serve(cloud: LocalCloud, listener: socket.socket, announce: Callable[
         write_whole(options.state / ENVIRONMENT_FILE, _as_lines(lines))
         announce(f"local cloud: ready at {options.endpoint}")
 
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{listener.detach()}"]
+    class Config(hypercorn.config.Config):
+        """With a certificate of the local cloud's own authority, which hypercorn would read from files."""
+
+        ssl_enabled = True
+
+        def create_ssl_context(self) -> ssl.SSLContext:
+            return cloud.authority.server_context([options.host])
+
+    config = Config()
+    config.bind = [f"fd://{encrypted.detach()}"]
+    config.insecure_bind = [f"fd://{plain.detach()}"]
     config.keep_alive_timeout = 75
     config.graceful_timeout = GRACE_SECONDS
     config.loglevel = "WARNING"

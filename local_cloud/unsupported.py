@@ -16,7 +16,7 @@ from ministack.services.cloudformation import stacks
 from local_cloud.fleet import unhonoured_parameters
 
 NO_ENCRYPTION = "storage on this machine is not encrypted"
-NO_BACKUPS = "no backups are made, neither continuous nor on a schedule"
+NO_BACKUPS = "nothing is copied, neither continuously nor on a schedule"
 NO_NETWORK = "there is no network: only the database endpoints look at security groups"
 
 # AWS namespaces in which this local cloud publishes metrics.
@@ -42,16 +42,14 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "KmsKeyId": NO_ENCRYPTION,
         "MonitoringInterval": "enhanced monitoring publishes nothing",
         "EnablePerformanceInsights": "Performance Insights collects nothing",
-        "BackupRetentionPeriod": NO_BACKUPS,
-        "EnableCloudwatchLogsExports": "the server's log stays in its data directory",
         "MaxAllocatedStorage": "storage is this machine's file system",
         "Iops": "storage is this machine's file system",
         "StorageThroughput": "storage is this machine's file system",
         "StorageType": "storage is this machine's file system",
         "AllocatedStorage": "storage is this machine's file system",
         "CACertificateIdentifier": "endpoints have certificates of the local cloud's own authority",
-        "PreferredBackupWindow": NO_BACKUPS,
-        "CopyTagsToSnapshot": NO_BACKUPS,
+        "PreferredBackupWindow": "a base backup is made when an instance begins to be backed up, then once a day",
+        "CopyTagsToSnapshot": "snapshots have no tags of their instance",
         "DBInstanceClass": "an instance has what this machine gives it, whatever its class",
         "PreferredMaintenanceWindow": "there is no maintenance",
         "AutoMinorVersionUpgrade": "there is one minor version",
@@ -182,7 +180,13 @@ def _alarm(properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"Namespace {namespace}", "no metrics of that service are published, so the alarm has no data"
 
 
+def _replica(properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if properties.get("SourceDBInstanceIdentifier") and _asks_for_something(properties.get("BackupRetentionPeriod")):
+        yield "BackupRetentionPeriod", "a read replica is backed up from its promotion on"
+
+
 SPECIAL: Mapping[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, str]]]] = {
+    "AWS::RDS::DBInstance": _replica,
     "AWS::RDS::DBParameterGroup": _parameter_group,
     "AWS::CloudWatch::Alarm": _alarm,
 }

@@ -24,8 +24,18 @@ Tell = Callable[[str], None]
 # What may run side by side: the roles of a lane are gone through one after the other, because their exercises share
 # something (the secret and the roles, the scheduled functions, the arbiter that the machine asks).
 LANES: Sequence[Sequence[str]] = (
-    ("citizens-probe", "citizens-arbiter", "citizens-failover"),
-    ("citizens-open-log", "citizens-verify", "citizens-cutover", "citizens-rotation"),
+    ("citizens-close-default-group", "citizens-probe", "citizens-arbiter", "citizens-failover"),
+    (
+        "citizens-open-log",
+        "citizens-roll-forward",
+        "citizens-rewind",
+        "citizens-verify",
+        "citizens-cutover",
+        "citizens-rotation",
+        "citizens-rotation-schedule",
+        "citizens-log-care",
+        "citizens-log-care-schedule",
+    ),
     (
         *(f"citizens-{name}-schedule" for name in FUNCTIONS_OF_SCHEDULES),
         *(f"citizens-{name}" for name in FUNCTIONS_OF_SCHEDULES),

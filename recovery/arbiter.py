@@ -2,15 +2,19 @@
 
 Three parties give signals that the primary is lost, each counting once: witness a, witness c, and RDS by its status or
 its events. A witness that reaches neither member only proves that it is itself cut off: it gives no signal. Nothing
-destructive happens on fewer than two signals, nor while any fresh witness still writes to the primary.
+destructive happens on fewer than two signals, nor while any fresh witness still writes to the primary, nor (unless RDS
+itself says that it is lost) while transactions that others commit there keep coming to the standby.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from recovery.objectives import Detection, Objectives
 from recovery.observation import Observation
+from recovery.override import LAG, Override
+from recovery.pause import Pause
 from recovery.rds import ABSENT, UNKNOWN, Event, MemberStatus
 from recovery.roles import Roles
 
@@ -18,8 +22,8 @@ Action = Literal["stand_by", "wait", "force", "promote", "refuse"]
 
 CLOCK_SKEW_SECONDS = 5.0
 """How far a witness's clock may be off from the arbiter's; AWS keeps them within milliseconds."""
-ACTING_SECONDS = 540.0
-"""Kept back of the RTO for acting: 480 s for RDS's promotion and a minute for every other step."""
+ACTING_SECONDS = 600.0
+"""Kept back of the RTO for acting: 480 s for RDS's promotion and two minutes for all else (`recovery.promise`)."""
 SIGNALS_NEEDED = 2
 RECORDED_EVENTS = 20
 """The newest events that go into the record; Step Functions carries 256 KiB at most."""
@@ -34,7 +38,9 @@ CAPABLE_STATUSES = frozenset({"available", "storage-optimization"})
 class Situation:
     """Everything a decision is made from. Times are epoch seconds; `now` is the arbiter's own clock.
 
-    `started_at` is when the incident began. `forced` tells that this incident has forced a failover already.
+    `started_at` is when the incident began; `holder` is the incident that holds the lease when it is not this one (""
+    when nobody does). `forced` tells that this incident has forced a failover already. `paused` is the pause that was
+    last read, over or not.
     """
 
     now: float
@@ -46,6 +52,9 @@ class Situation:
     standby: MemberStatus
     events: tuple[Event, ...] = ()
     forced: bool = False
+    holder: str | None = None
+    paused: Pause | None = None
+    override: Override | None = None
     detection: Detection = field(default_factory=Detection)
     objectives: Objectives = field(default_factory=Objectives)
 
@@ -61,6 +70,8 @@ class Decision:
     epoch: int
     primary_status: str
     inputs: dict[str, Any]
+    override: dict[str, Any] | None = None
+    """What an operator accepts and says about it, if anything: {"by", "reason", "accepts"}."""
 
 
 def lost(status: str) -> bool:
@@ -98,6 +109,7 @@ def decide(situation: Situation) -> Decision:
         epoch=situation.roles.epoch,
         primary_status=situation.primary.status,
         inputs=_inputs(situation),
+        override=_accepted(situation.override),
     )
 
 
@@ -109,15 +121,24 @@ def _judge(situation: Situation) -> tuple[Action, str]:
             f"The roles have passed to epoch {roles.epoch} since this incident of epoch {situation.epoch} began.",
         )
 
+    if situation.holder is not None:
+        return "stand_by", f"The lease is not this incident's: {situation.holder or 'nobody'} holds it."
+
     seen = fresh(situation)
     elapsed = _elapsed(situation, seen)
     limit = waiting_limit(detection, situation.objectives)
-    late = elapsed >= limit or situation.now - situation.started_at >= limit
+    # Said so that a clock that tells nonsense ends the waiting
+    late = not (elapsed < limit and situation.now - situation.started_at < limit)
 
     seeing = [each.witness for each in seen if each.primary.reachable]
     blind = [each.witness for each in seen if confirms_loss(each, detection)]
     if seeing and len(seeing) == len(seen):
         return "stand_by", f"The primary {roles.primary} takes writes from every fresh witness ({_names(seeing)})."
+    if (pause := situation.paused) is not None and pause.until > situation.now and situation.override is None:
+        return (
+            "refuse",
+            f"{pause.by} paused automatic action for another {pause.until - situation.now:.0f} s: {pause.reason}.",
+        )
     if seeing:
         if late or elapsed >= detection.multi_az_grace:
             return (
@@ -141,14 +162,22 @@ def _judge(situation: Situation) -> tuple[Action, str]:
             )
         return "wait", f"Only {found} after {elapsed:.0f} s: waiting for a second one."
 
+    if not rds_says_lost and (served := serves_others(seen, situation)):
+        found = (
+            f"{_names(blind)} cannot write to the primary {roles.primary}, but transactions that others committed "
+            f"there {served:.0f} s after the first failed probe have reached the standby: the witnesses are cut off"
+        )
+        return ("stand_by", f"{found}, still after {elapsed:.0f} s.") if late else ("wait", f"{found}.")
+
     case = (
         f"{roles.primary} is lost by {len(signals)} signals ({_names(signals)}; RDS status {situation.primary.status})"
     )
     hindrance = _hindrance(situation, seen)
     if hindrance is not None:
         return _hindered(situation, hindrance, case, elapsed, late)
-    ready = f"{roles.standby} lags {_lag(seen):.1f} s, within the RPO of {situation.objectives.rpo_seconds:.0f} s"
-    if rds_says_lost:
+    ready = _readiness(situation, _lag(seen))
+    # Its status is RDS's last word; an event of a failure is not while RDS does something about it
+    if lost(situation.primary.status) or (rds_says_lost and not _failing_over(situation)):
         return "promote", f"{case} and cannot come back by itself; {ready}."
     if elapsed < detection.multi_az_grace and not late:
         doing = "is failing over by itself" if _failing_over(situation) else "may still fail over by itself"
@@ -182,9 +211,10 @@ def _hindrance(situation: Situation, seen: Sequence[Observation]) -> _Hindrance 
     if not any(each.standby.reachable for each in seen):
         return _Hindrance(f"no fresh witness reaches the standby {name}", may_pass=True)
     lag = _lag(seen)
-    if lag is None:
+    accepted = situation.override is not None and LAG in situation.override.accepts
+    if lag is None and not accepted:
         return _Hindrance(f"no fresh witness knows the lag of the standby {name}", may_pass=True)
-    if lag > rpo:
+    if lag is not None and lag > rpo and not accepted:
         return _Hindrance(f"the standby {name} is {lag:.0f} s behind, beyond the RPO of {rpo:.0f} s", may_pass=False)
     # A standby that replicates nothing any more and is within the RPO: an earlier run promoted it and was cut short.
     return None
@@ -204,22 +234,47 @@ def _hindered(situation: Situation, hindrance: _Hindrance, case: str, elapsed: f
     return "wait", f"{case}, but {hindrance.reason}: waiting since {elapsed:.0f} s for that to pass or RDS to recover."
 
 
+def _readiness(situation: Situation, lag: float | None) -> str:
+    behind = f"{situation.roles.standby} lags " + ("an unknown time" if lag is None else f"{lag:.1f} s")
+    rpo = situation.objectives.rpo_seconds
+    if lag is not None and lag <= rpo:
+        return f"{behind}, within the RPO of {rpo:.0f} s"
+    assert situation.override is not None, "beyond the RPO is a hindrance without one"
+    return f"{behind}, of an RPO of {rpo:.0f} s, which {situation.override.by} accepts ({situation.override.reason})"
+
+
 def confirms_loss(seen: Observation, detection: Detection) -> bool:
     """Whether a witness's word counts as a signal: it missed the primary often enough, and reaches the standby."""
     return not seen.primary.reachable and seen.failures >= detection.failure_threshold and seen.standby.reachable
 
 
+def serves_others(seen: Sequence[Observation], situation: Situation) -> float | None:
+    """Seconds from the first failed probe to the newest commit that came to the standby, if it came a moment ago.
+
+    Nobody but a client can have committed it, for no witness reaches the primary: so the primary serves its clients.
+    """
+    firsts = [each.first_failure_at for each in seen if each.first_failure_at is not None]
+    commits = [each.standby.committed_at for each in seen if each.standby.committed_at is not None]
+    if not firsts or not commits:
+        return None
+    after = max(commits) - min(firsts)
+    recent = situation.now - max(commits) <= trust_seconds(situation.detection) + CLOCK_SKEW_SECONDS
+    return after if after > CLOCK_SKEW_SECONDS and recent else None
+
+
 def _lag(seen: Sequence[Observation]) -> float | None:
-    """The largest lag any fresh witness measured, in seconds."""
-    return max((each.standby.lag_seconds for each in seen if each.standby.lag_seconds is not None), default=None)
+    """The largest lag any fresh witness measured, in seconds; what is not a number counts as endless."""
+    lags = [each.standby.lag_seconds for each in seen if each.standby.lag_seconds is not None]
+    return max((math.inf if math.isnan(lag) else lag for lag in lags), default=None)
 
 
 def _elapsed(situation: Situation, seen: Sequence[Observation]) -> float:
-    """Seconds since the first failed probe any fresh witness tells of, or else since the incident began."""
+    """Seconds since the primary was lost: since the first failed probe of that witness which lost it last (one may have
+    been cut off from it for hours, and RDS has its grace nevertheless), or else since the incident began."""
     firsts = [
         each.first_failure_at for each in seen if each.first_failure_at is not None and not each.primary.reachable
     ]
-    return max(0.0, situation.now - min([*firsts, situation.started_at]))
+    return max(0.0, situation.now - max(firsts, default=situation.started_at))
 
 
 def _recent(situation: Situation, event: Event) -> bool:
@@ -244,12 +299,20 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
+def _accepted(override: Override | None) -> dict[str, Any] | None:
+    if override is None:
+        return None
+    return {"by": override.by, "reason": override.reason, "accepts": sorted(override.accepts)}
+
+
 def _inputs(situation: Situation) -> dict[str, Any]:
     counted = {each.witness for each in fresh(situation)}
     return {
         "now": situation.now,
         "started_at": situation.started_at,
         "forced": situation.forced,
+        "holder": situation.holder,
+        "paused": None if situation.paused is None else asdict(situation.paused),
         "observations": [asdict(each) | {"fresh": each.witness in counted} for each in situation.observations],
         "primary": asdict(situation.primary),
         "standby": asdict(situation.standby),

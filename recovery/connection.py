@@ -219,6 +219,22 @@ class Session:
             self.abort()
             raise
 
+    def count(self, sql: str, seconds: float) -> int:
+        """Rows that one statement without parameters found or changed; raises as `run` does."""
+        self.run(sql, seconds)
+        return max(0, int(self._connection.row_count))
+
+    def copy_in(self, statement: str, seconds: float, blocks: Sequence[bytes]) -> None:
+        """Feed `COPY … FROM STDIN` with blocks cut anywhere; raises as `run` does, and then nothing was copied."""
+        if self.closed:
+            raise Unreachable(f"The connection to {self.endpoint} is closed.")
+        try:
+            with self._watchdog.limit(seconds), _named_errors(self.endpoint, self._watchdog, seconds):
+                self._connection.run(statement, stream=blocks)
+        except Unreachable:
+            self.abort()
+            raise
+
     def copy_out(self, query: str, seconds: float, take: Callable[[bytes], None]) -> int:
         """Hand the stream of `COPY (query) TO STDOUT (FORMAT binary)` to `take` as it comes; returns the rows' number.
 

@@ -19,7 +19,8 @@ RETURNING sequence, lsn::text"""
 _READ = """
 SELECT pg_is_in_recovery(),
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
-       mine.sequence, extract(epoch FROM mine.at)::float8
+       mine.sequence, extract(epoch FROM mine.at)::float8,
+       extract(epoch FROM pg_last_xact_replay_timestamp())::float8
 FROM (SELECT 1) AS once LEFT JOIN recovery.heartbeat AS mine ON mine.witness = :witness"""
 
 _STATE = """
@@ -45,11 +46,13 @@ class State:
 
 @dataclass(frozen=True)
 class Replayed:
-    """The standby's side: its state, and this witness's newest row there (sequence, epoch seconds), if any."""
+    """The standby's side: its state, this witness's newest row there (sequence, epoch seconds), if any, and when the
+    newest transaction that was replayed had been committed (epoch seconds of the primary's clock)."""
 
     state: State
     sequence: int | None
     at: float | None
+    committed_at: float | None = None
 
 
 def write(session: Session, witness: str, epoch: int, at: float, seconds: float) -> Written:
@@ -62,12 +65,12 @@ def read(session: Session, witness: str, seconds: float) -> Replayed:
     """What the standby has of this witness's row; no row (or no table yet) is a Replayed without sequence."""
     deadline = time.monotonic() + seconds
     try:
-        ((in_recovery, lsn, sequence, at),) = session.run(_READ, seconds, witness=witness)
+        ((in_recovery, lsn, sequence, at, committed_at),) = session.run(_READ, seconds, witness=witness)
     except Refused as refused:
         if refused.sqlstate not in NOT_PREPARED:
             raise
         return Replayed(state(session, deadline - time.monotonic()), None, None)
-    return Replayed(State(in_recovery, lsn), sequence, at)
+    return Replayed(State(in_recovery, lsn), sequence, at, committed_at)
 
 
 def state(session: Session, seconds: float) -> State:

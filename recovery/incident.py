@@ -15,12 +15,16 @@ LEASE_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Lease:
-    """Who may act on an epoch: the incident, when it was taken (epoch seconds) and by which witness."""
+    """Who may act on an epoch: the incident, when it was taken (epoch seconds) and by which witness.
+
+    `since` is the first failed probe that this witness knew of, epoch seconds: the grace counts from it.
+    """
 
     epoch: int
     incident: str
     taken_at: float
     witness: str
+    since: float | None = None
 
     @property
     def execution_name(self) -> str:
@@ -43,9 +47,9 @@ def read_lease(table: RecoveryTable) -> Lease | None:
     return _lease(record) if record else None
 
 
-def take_lease(table: RecoveryTable, epoch: int, witness: str, now: float) -> Lease | None:
+def take_lease(table: RecoveryTable, epoch: int, witness: str, now: float, since: float | None = None) -> Lease | None:
     """Take the free lease (none, or over an hour old); None when somebody else has it."""
-    lease = Lease(epoch, new_incident(now), now, witness)
+    lease = Lease(epoch, new_incident(now), now, witness, since)
     taken = table.put_if(
         LEASE, lease.__dict__, "attribute_not_exists(id) OR taken_at < :expired", {":expired": now - LEASE_SECONDS}
     )
@@ -64,12 +68,21 @@ def take_lease_for(table: RecoveryTable, epoch: int, incident: str, now: float) 
     return lease if taken else None
 
 
-def take_over_lease(table: RecoveryTable, left: Lease, epoch: int, witness: str, now: float) -> Lease | None:
+def take_over_lease(
+    table: RecoveryTable, left: Lease, epoch: int, witness: str, now: float, since: float | None = None
+) -> Lease | None:
     """Take the lease of an incident whose execution ended without releasing it; None when another was faster."""
-    lease = Lease(epoch, new_incident(now), now, witness)
+    lease = Lease(epoch, new_incident(now), now, witness, since)
     taken = table.put_if(LEASE, lease.__dict__, "incident = :left", {":left": left.incident})
     return lease if taken else None
 
 
 def _lease(record: Record) -> Lease:
-    return Lease(int(record["epoch"]), str(record["incident"]), float(record["taken_at"]), str(record["witness"]))
+    since = record.get("since")
+    return Lease(
+        int(record["epoch"]),
+        str(record["incident"]),
+        float(record["taken_at"]),
+        str(record["witness"]),
+        None if since is None else float(since),
+    )

@@ -25,6 +25,35 @@ class Detection:
     multi_az_grace: float = 150.0
 
     @property
+    def round_seconds(self) -> float:
+        """The longest from the begin of one round of probes to the next: a round waits for the slower of its two
+        probes, and for half an interval at most for the roles."""
+        return max(self.probe_interval, self.probe_timeout + self.probe_interval / 2)
+
+    @property
+    def first_failure_seconds(self) -> float:
+        """The longest from the loss to the begin of the first round that fails. A run of a witness goes on until its
+        successor probes, so the change of runs adds nothing."""
+        return self.round_seconds
+
+    @property
     def worst_case_seconds(self) -> float:
-        """Longest time from the loss to the threshold: one interval missed, then every probe times out."""
-        return self.probe_interval + self.failure_threshold * max(self.probe_interval, self.probe_timeout)
+        """The longest from the loss to the threshold, at which the loss is suspected: the last probe times out too."""
+        return self.failure_threshold * self.round_seconds + self.probe_timeout
+
+
+@dataclass(frozen=True)
+class LogKeeping:
+    """How the archive follows the primary; all times in seconds. A test keeps these equal to what the archive does."""
+
+    period: float = 60.0
+    work: float = 55.0
+    pause: float = 4.0
+    start: float = 10.0
+    batch: float = 30.0
+
+    @property
+    def worst_case_seconds(self) -> float:
+        """The longest from a commit until the log holds it, as long as batches end in time: it just missed the last
+        batch of a run, the next run starts, and its first batch takes all that it may."""
+        return self.pause + (self.period - self.work) + self.start + self.batch

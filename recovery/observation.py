@@ -20,13 +20,17 @@ class PrimaryView:
 
 @dataclass(frozen=True)
 class StandbyView:
-    """The standby as seen: lag by the heartbeat in seconds and by WAL position in bytes; None is unknown."""
+    """The standby as seen: lag by the heartbeat in seconds and by WAL position in bytes; None is unknown.
+
+    `committed_at` is when the newest transaction that it has replayed was committed (epoch seconds, primary's clock).
+    """
 
     reachable: bool
     error: str | None = None
     lag_seconds: float | None = None
     lag_bytes: int | None = None
     replayed_lsn: str | None = None
+    committed_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,14 @@ class Observation:
     sequence: int | None = None
     run: str = ""
     incident_at: float | None = None
+
+
+def failed_rounds(before: Observation | None, reachable: bool, at: float) -> tuple[int, float | None]:
+    """Consecutive rounds in which the primary failed, and when the first began, after one more that began at `at`."""
+    if reachable:
+        return 0, None
+    failures = (before.failures if before else 0) + 1
+    return failures, before.first_failure_at if before and before.first_failure_at is not None else at
 
 
 def put(table: RecoveryTable, observation: Observation) -> None:
@@ -78,6 +90,7 @@ def from_record(record: dict[str, Any]) -> Observation:
             standby.get("lag_seconds"),
             standby.get("lag_bytes"),
             standby.get("replayed_lsn"),
+            standby.get("committed_at"),
         ),
         failures=int(record.get("failures", 0)),
         first_failure_at=record.get("first_failure_at"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from recovery import heartbeat
@@ -22,9 +23,10 @@ class Look:
 
 def look(access: Access, endpoint: Endpoint, seconds: float) -> Look:
     """Look within `seconds`; every outcome is a Look."""
+    deadline = time.monotonic() + seconds
     try:
         with access.open(endpoint, seconds, "citizens-probe") as session:
-            state = heartbeat.state(session, seconds)
+            state = heartbeat.state(session, deadline - time.monotonic())
     except Refused as refused:
         return Look(reachable=True, error=str(refused))
     except Unreachable as unreachable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,20 @@ def status(client: RDSClient, identifier: str) -> MemberStatus:
         instance.get("ReadReplicaSourceDBInstanceIdentifier") or None,
         bool(instance.get("MultiAZ")),
     )
+
+
+def restorable_until(client: RDSClient, identifiers: Sequence[str]) -> float | None:
+    """The latest time (epoch seconds) to which any of the members can be restored; None when RDS names none."""
+    times = []
+    for identifier in identifiers:
+        try:
+            found = client.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"]
+        except (BotoCoreError, ClientError):
+            continue
+        times += [
+            instance["LatestRestorableTime"].timestamp() for instance in found if "LatestRestorableTime" in instance
+        ]
+    return max(times, default=None)
 
 
 def events(client: RDSClient, identifier: str) -> tuple[Event, ...]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -93,6 +94,17 @@ def read(client: SecretsManagerClient, secret_id: str, stage: str = CURRENT) -> 
     except ClientError as error:
         raise named(error, secret_id, stage) or error from error
     return parse(answer.get("SecretString", ""), answer["VersionId"])
+
+
+def password_age(client: SecretsManagerClient, secret_id: str, at: datetime) -> timedelta:
+    """How old the password is at that time: since the last rotation that ended, or since the secret was made when there
+    was none. The version's own date would not do, because a cut-over makes a new version with the same password.
+    """
+    try:
+        described = client.describe_secret(SecretId=secret_id)
+    except ClientError as error:
+        raise named(error, secret_id, CURRENT) or error from error
+    return at - (described.get("LastRotatedDate") or described["CreatedDate"])
 
 
 def named(error: ClientError, secret_id: str, stage: str) -> Exception | None:

@@ -42,8 +42,10 @@ class Suspicion:
         self._witness = witness
         self._switchover_arn = switchover_arn
 
-    def act(self, roles: Roles, now: float, last_incident_at: float | None) -> Lease | None:
+    def act(self, roles: Roles, now: float, last_incident_at: float | None, since: float | None = None) -> Lease | None:
         """Take or read the lease and start its execution; the lease that runs now, or None while resting.
+
+        `since` is the first failed probe, epoch seconds.
 
         A crash between lease and start heals itself: the next call, of either witness, starts the same name. In a pause
         nothing is started.
@@ -54,12 +56,12 @@ class Suspicion:
         if lease is None or not lease.held(now):
             if _resting(now, last_incident_at):
                 return None
-            lease = incident.take_lease(self._table, roles.epoch, self._witness, now)
+            lease = incident.take_lease(self._table, roles.epoch, self._witness, now, since)
         elif not self._start(lease):
             # Its execution has ended without releasing the lease.
             if _resting(now, max(lease.taken_at, last_incident_at or 0.0)):
                 return None
-            lease = incident.take_over_lease(self._table, lease, roles.epoch, self._witness, now)
+            lease = incident.take_over_lease(self._table, lease, roles.epoch, self._witness, now, since)
         else:
             return lease
         # Nobody's: the other witness took it in this very moment, and starts it.
@@ -79,6 +81,7 @@ class Suspicion:
                         "epoch": lease.epoch,
                         "witness": lease.witness,
                         "started_at": iso(lease.taken_at),
+                        "since": iso(lease.taken_at if lease.since is None else lease.since),
                     }
                 ),
             )

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -37,8 +37,10 @@ CARRIED_SECONDS = 15.0
 """An own observation this young is continued by the next invocation."""
 WATCH_SECONDS = 60.0
 """The schedule's period; after it a run goes on until its successor is seen, so that no gap is left between them."""
-LAST_ROUND_SECONDS = 78.0
-"""No round begins later: with time-outs and goodbye a run ends before 85 s; the function's own time-out is 90 s."""
+LAST_ROUND_SECONDS = 130.0
+"""No round begins later. EventBridge Scheduler keeps its time to within 60 s, so a successor may begin its own rounds
+119 s after this run did, and a cold start later. With time-outs and goodbye a run ends before 140 s; the function's own
+time-out is 150 s."""
 LAMBDA_RESERVE_SECONDS = 6.0
 METRICS_SECONDS = 30.0
 
@@ -260,7 +262,7 @@ class Witness:
         else:
             lag = max(0.0, at - replayed.at)
         promoted = None if replayed.state.in_recovery else "It is not in recovery: it has been promoted already."
-        return StandbyView(True, promoted, lag, None, replayed.state.lsn)
+        return StandbyView(True, promoted, lag, None, replayed.state.lsn, replayed.committed_at)
 
     def _observe(
         self, current: Roles, at: float, primary: PrimaryView, sequence: int | None, standby: StandbyView
@@ -269,12 +271,9 @@ class Witness:
         self._last_lsn = primary.lsn or self._last_lsn
         if self._last_lsn and standby.replayed_lsn:
             behind = max(0, lsn_number(self._last_lsn) - lsn_number(standby.replayed_lsn))
-            standby = StandbyView(True, standby.error, standby.lag_seconds, behind, standby.replayed_lsn)
-        failures, first = 0, None
-        if not primary.reachable:
-            self.failures += 1
-            failures = (before.failures if before else 0) + 1
-            first = before.first_failure_at if before and before.first_failure_at is not None else at
+            standby = replace(standby, lag_bytes=behind)
+        failures, first = observation.failed_rounds(before, primary.reachable, at)
+        self.failures += not primary.reachable
         return Observation(
             witness=self._name,
             at=self._clock(),
@@ -336,7 +335,8 @@ class Witness:
         self._attempt("observation", lambda: observation.put(self._means.table, seen))
         if seen.failures >= self._detection.failure_threshold:
             lease = self._attempt(
-                "suspicion", lambda: self._means.suspicion.act(current, self._clock(), self._incident_at)
+                "suspicion",
+                lambda: self._means.suspicion.act(current, self._clock(), self._incident_at, seen.first_failure_at),
             )
             if lease is not None:
                 if self._incident_at is None:

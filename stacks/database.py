@@ -26,7 +26,6 @@ from stacks.settings import Settings
 
 EXPORTED_LOGS = ("postgresql", "upgrade")
 MONITORING_SECONDS = 15
-ROTATION_DAYS = 30
 # A database that was restored has no roles for the functions until they are put back.
 PREPARATION_MINUTES = 5
 # The newest CA of the region that functions and clients verify against.
@@ -167,8 +166,15 @@ class Database(CitizensStack):
             parameters={
                 "rds.force_ssl": "1",
                 "rds.logical_replication": "1",
+                # Roll forward tells by it where a promoted or restored database stands in the log
+                "track_commit_timestamp": "1",
                 "max_slot_wal_keep_size": str(slot_mib),
                 "hot_standby_feedback": "1",
+                # The standby keeps the log's slot in step, so a promoted one has it before any client writes. RDS asks
+                # the database of its `rds.` parameter for the slots. `synchronized_standby_slots` stays unset: with the
+                # standby lost it would stop the archive.
+                "sync_replication_slots": "1",
+                "rds.logical_slot_sync_dbname": DATABASE,
                 "wal_sender_timeout": "30000",
                 "log_connections": "1",
                 "log_disconnections": "1",
@@ -327,6 +333,7 @@ class Database(CitizensStack):
                     "MEMBERS": members.as_json(),
                     "PASSWORD_LENGTH": str(self.settings.password_length),
                     "PASSWORD_EXCLUDED": self.settings.password_excluded,
+                    "TRANSACTION_LOG": "on" if self.settings.transaction_log else "off",
                 },
                 statements=[
                     *read_secret(self, members.secret_arn),
@@ -350,7 +357,7 @@ class Database(CitizensStack):
             security.platform,
             schedule.group(self, "rotation"),
             minutes=PREPARATION_MINUTES,
-            payload='{"Step": "prepareDatabase"}',
+            payload='{"Step": "prepareDatabase", "time": "<aws.scheduler.scheduled-time>"}',
         )
         invoke = lambda_.CfnPermission(
             self,
@@ -369,7 +376,7 @@ class Database(CitizensStack):
             # Still runs the rotation's testSecret step, so a deployment proves that the function works
             rotate_immediately_on_update=False,
             rotation_rules=secretsmanager.CfnRotationSchedule.RotationRulesProperty(
-                automatically_after_days=ROTATION_DAYS
+                automatically_after_days=self.settings.rotation_days
             ),
         )
         rotations.add_resource_dependency(invoke)

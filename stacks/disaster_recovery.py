@@ -15,6 +15,7 @@ from stacks.names import DATABASE, DATABASE_PORT, Names
 from stacks.network import Network
 from stacks.observability import Observability
 from stacks.operations import Operations
+from stacks.promised import promised
 from stacks.security import Security
 from stacks.settings import Settings
 from stacks.storage import Storage
@@ -109,7 +110,8 @@ class DisasterRecovery(Stack):
                 "RotationFunctionName": database.rotation.name,
                 "WitnessAFunctionName": failover.functions["witness-a"].name,
                 "WitnessCFunctionName": failover.functions["witness-c"].name,
-                "ArchiveFunctionName": log.archive.name,
+                **({"ArchiveFunctionName": log.archive.name} if log.archive else {}),
+                **({"RewindFunctionName": log.rewind.name} if log.rewind else {}),
             }
         )
 
@@ -122,14 +124,17 @@ def synthesise(settings: Settings, root: Path, context: Mapping[str, Any], outpu
     """Write the cloud assembly to `output` (the CLI's folder when none is given). Returns where it is.
 
     `context` holds the CDK's feature flags, which the CLI hands over and a run by hand reads from cdk.json. Raises
-    RuntimeError when a policy pack has a finding that is not acknowledged; the findings are printed.
+    RuntimeError when a policy pack has a finding that is not acknowledged; the findings are printed. Raises
+    ObjectiveMissed or Unbounded when the templates do not promise the objectives (`recovery.promise`).
     """
     app = App(context=context, outdir=None if output is None else str(output))
     DisasterRecovery(app, settings=settings, root=root)
     for name, value in settings.tags.items():
         Tags.of(app).add(name, value)
     policy_packs.judge(app)
-    return Path(app.synth().directory)
+    assembly = Path(app.synth().directory)
+    promised(settings, assembly)
+    return assembly
 
 
 def _uri(hosts: Sequence[str], session: str) -> str:

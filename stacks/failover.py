@@ -91,7 +91,8 @@ class Failover(CitizensStack):
             arbiter_arn=workers["arbiter"].arn,
             probe_arn=workers["probe"].arn,
             rotation_arn=database.rotation.arn,
-            open_log_arn=transaction_log.open_log.arn,
+            open_log_arn=transaction_log.open_log.arn if transaction_log.open_log else None,
+            roll_forward_arn=transaction_log.roll_forward.arn if transaction_log.roll_forward else None,
             cutover_arn=workers["cutover"].arn,
             verify_arn=workers["verify"].arn,
             topic_arn=security.alert_topic_arn,
@@ -99,6 +100,8 @@ class Failover(CitizensStack):
             member_groups=groups,
             backup_retention_days=settings.backup_retention_days,
             suffix=settings.environment_suffix,
+            grace_seconds=settings.multi_az_grace_seconds,
+            rto_seconds=settings.rto_seconds,
             # Made after this stack, and known by its name
             reprotect_arn=self.arn("states", f"stateMachine:{self.names.reprotect_machine}")
             if settings.auto_reprotect
@@ -133,9 +136,9 @@ class Failover(CitizensStack):
             name=name,
             module="witness",
             purpose=f"Probes both members from one availability zone (witness {letter})",
-            timeout=90,
-            # One minute's run may end after the next one has begun
-            concurrency=2,
+            timeout=150,
+            # One minute's run may end after the next two have begun
+            concurrency=3,
             database_user="citizens_witness",
             # Pinned to one zone: its blindness is that zone's
             subnet_ids=[subnet_id],
@@ -245,7 +248,8 @@ class Failover(CitizensStack):
                         references.arbiter_arn,
                         references.probe_arn,
                         references.rotation_arn,
-                        references.open_log_arn,
+                        *([references.open_log_arn] if references.open_log_arn else []),
+                        *([references.roll_forward_arn] if references.roll_forward_arn else []),
                         references.cutover_arn,
                         references.verify_arn,
                     ],

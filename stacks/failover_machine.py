@@ -1,35 +1,51 @@
 """The failover as one declarative table of states (Amazon States Language, JSONata). Plain data: no CDK here.
 
-`definition` gives the machine, `BUDGETS` the longest that each state can take. The task states take their timeouts and
-retries *from* the budgets, so the two cannot disagree and a prover may add them up.
+`definition` gives the machine, `BUDGETS` the longest that each state may take; `recovery.promise` proves from the
+synthesised definition that they add up to less than the recovery time objective. Loops end by deadlines, in the form
+that `recovery.worst_case` understands. A step that is not done within its budget goes to Overrun: it is tried again,
+and alarmed as soon as the objective can no longer be promised.
 
-Input: {"incident": str, "epoch": int, "witness": str, "started_at": ISO-8601 str}. Every path ends in Record → Notify;
-the outcome is one of `promoted`, `stood_by`, `refused`, `failed`.
+Input: {"incident": str, "epoch": int, "witness": str, "started_at": ISO-8601 str, "since"?: ISO-8601 str, the first
+failed probe, "override"?: {"by": str, "reason": str, "accepts": ["lag" | "fence", …]}}. Every path ends in Record →
+Notify; the outcome is one of `promoted`, `stood_by`, `refused`, `failed`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recovery import promise
+
 State = dict[str, Any]
 
-DECISION_ROUNDS = 420
-FENCE_ROUNDS = 10
-CONFIRM_ROUNDS = 20
-PROMOTION_ROUNDS = 480
+FENCE_SECONDS = 6
+CONFIRM_SECONDS = 6
+# What AWS is granted for a promotion, of which it says "several minutes or longer"
+PROMOTION_SECONDS = 480
+# Tried again so often in a row, so far apart; a refusal of permission, say, does not pass
+OVERRUN_TRIES = 10
+OVERRUN_PAUSE_SECONDS = 2
+OVERRUN_EXTENSION_SECONDS = 30
+GIVE_UP_SECONDS = 1500
 COOLDOWN_SECONDS = 15
 # Below the hour after which a witness takes a lease over: two machines never work on one epoch.
 MACHINE_TIMEOUT_SECONDS = 3000
+TIMELINE_ENTRIES = 100
 
 
 @dataclass(frozen=True)
 class MachineReferences:
-    """What the machine refers to: ARNs (or CDK tokens of them), names, and each member's own security group."""
+    """What the machine refers to: ARNs (or CDK tokens of them), names, and each member's own security group.
+
+    `open_log_arn` and `roll_forward_arn` are None when no transaction log is kept: the machine has no such steps then.
+    """
 
     arbiter_arn: str
     probe_arn: str
     rotation_arn: str
-    open_log_arn: str
+    open_log_arn: str | None
+    roll_forward_arn: str | None
     cutover_arn: str
     verify_arn: str
     topic_arn: str
@@ -37,25 +53,25 @@ class MachineReferences:
     member_groups: Mapping[str, str]
     backup_retention_days: int
     suffix: str
+    grace_seconds: int = 150
+    rto_seconds: int = 900
     reprotect_arn: str | None = None
 
     @property
     def invoked_by_a_switchover(self) -> tuple[str, ...]:
         """The functions that the states invoke which a switchover has too, and those that stop the writes."""
-        return self.probe_arn, self.rotation_arn, self.open_log_arn, self.cutover_arn, self.verify_arn
+        arns = (self.probe_arn, self.rotation_arn, self.open_log_arn, self.roll_forward_arn, self.cutover_arn)
+        return *(arn for arn in arns if arn is not None), self.verify_arn
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The longest one visit of a state takes, and how often it can be visited. All in seconds.
-
-    A task is tried `attempts` times, `timeout` each, `pause` apart; a wait only pauses once.
-    """
+    """The longest that one visit of a state takes, s: a task is tried `attempts` times, `timeout` each, `pause` apart;
+    a wait only pauses once."""
 
     timeout: int = 0
     attempts: int = 1
     pause: int = 0
-    visits: int = 1
 
     @property
     def seconds_a_visit(self) -> int:
@@ -63,69 +79,133 @@ class Budget:
         return self.timeout * self.attempts + self.pause * max(1, self.attempts - 1)
 
 
-# `visits` are limits, not expectations: the arbiter decides long before its rounds are spent, see recovery.arbiter.
+# Before the database is back a step has one attempt, and Overrun tries again: an answer that takes longer than this is
+# an exception (a cold start takes 2 s, a call to AWS well below one), and must not be planned for on every step.
 BUDGETS: Mapping[str, Budget] = {
-    "Observe": Budget(timeout=15, attempts=3, pause=1, visits=DECISION_ROUNDS),
-    "ForceFailover": Budget(timeout=15, attempts=2, pause=1),
-    "Pause": Budget(pause=2, visits=DECISION_ROUNDS),
-    "FindIngress": Budget(timeout=10, attempts=3, pause=1, visits=FENCE_ROUNDS),
-    "RevokeIngress": Budget(timeout=10, attempts=1, visits=FENCE_ROUNDS),
-    "FencePause": Budget(pause=1, visits=FENCE_ROUNDS),
-    "RestartOldPrimary": Budget(timeout=15, attempts=1),
-    "ConfirmFence": Budget(timeout=15, attempts=2, pause=1, visits=CONFIRM_ROUNDS),
-    "ConfirmPause": Budget(pause=1, visits=CONFIRM_ROUNDS),
-    "Promote": Budget(timeout=15, attempts=3, pause=2, visits=PROMOTION_ROUNDS),
-    "AwaitPromotion": Budget(timeout=10, attempts=3, pause=1, visits=PROMOTION_ROUNDS),
-    "PromotionPause": Budget(pause=1, visits=PROMOTION_ROUNDS),
-    "PromoteAgainPause": Budget(pause=1, visits=PROMOTION_ROUNDS),
-    "ProbePromoted": Budget(timeout=15, attempts=2, pause=1, visits=PROMOTION_ROUNDS),
-    "PrepareDatabase": Budget(timeout=15, attempts=1),
-    "OpenLog": Budget(timeout=35, attempts=3, pause=1),
-    "PointSecret": Budget(timeout=35, attempts=3, pause=1),
-    "CutOver": Budget(timeout=35, attempts=3, pause=1),
-    "Verify": Budget(timeout=35, attempts=4, pause=1),
+    "Observe": Budget(timeout=6),
+    "ForceFailover": Budget(timeout=3),
+    "Pause": Budget(pause=2),
+    "FindIngress": Budget(timeout=3),
+    "RevokeIngress": Budget(timeout=3),
+    "FencePause": Budget(pause=1),
+    "RestartOldPrimary": Budget(timeout=3),
+    "ConfirmFence": Budget(timeout=4),
+    "ConfirmPause": Budget(pause=1),
+    "Promote": Budget(timeout=3),
+    "AwaitPromotion": Budget(timeout=3),
+    "PromotionPause": Budget(pause=1),
+    "PromoteAgainPause": Budget(pause=1),
+    "ProbePromoted": Budget(timeout=4),
+    "PrepareDatabase": Budget(timeout=15),
+    "OpenLog": Budget(timeout=5),
+    # What the standby lacked; what does not fit is told as missing, for the citizens wait
+    "RollForward": Budget(timeout=11),
+    "PointSecret": Budget(timeout=6),
+    "CutOver": Budget(timeout=4),
+    "Verify": Budget(timeout=6),
+    "RtoAtRisk": Budget(timeout=5),
+    "OverrunPause": Budget(pause=OVERRUN_PAUSE_SECONDS),
     "Record": Budget(timeout=10, attempts=5, pause=2),
     "Notify": Budget(timeout=10, attempts=3, pause=2),
     "StartReprotect": Budget(timeout=10, attempts=5, pause=2),
     "Cooldown": Budget(pause=COOLDOWN_SECONDS),
     "ReleaseLease": Budget(timeout=10, attempts=5, pause=2),
 }
+# The steps that Overrun comes back to, each by the state at which it begins anew.
+RESUMED_AT: Mapping[str, str] = {
+    "Observe": "Observe",
+    "FindIngress": "FindIngress",
+    "ConfirmFence": "ConfirmFence",
+    "Promote": "Promote",
+    "AwaitPromotion": "AwaitPromotion",
+    "ProbePromoted": "AwaitPromotion",
+    "PromotionOverdue": "AwaitPromotion",
+    # It has replicated all that the log needs; should something be missing, it is put in place before the next try
+    "OpenLog": "PrepareDatabase",
+    "PointSecret": "PointSecret",
+    "CutOver": "CutOver",
+    "Verify": "Verify",
+}
+# The deadline that is put off when a step is come back to: its time was spent on failing.
+EXTENDED: Mapping[str, str] = {
+    "FindIngress": "fenceBy",
+    "ConfirmFence": "confirmBy",
+    "PromotionOverdue": "promoteBy",
+}
 
 
 def definition(references: MachineReferences) -> dict[str, Any]:
     """The whole machine as ASL."""
+    planned = _assembled(references, dict.fromkeys(_resumed_at(references), 0.0))
+    return _assembled(references, remaining(planned))
+
+
+def remaining(machine: Mapping[str, Any]) -> dict[str, float]:
+    """How many seconds another try of each step, and all that follows it, may take from its failure on."""
+    states = machine["States"]
+    seconds = {step: promise.remaining(machine, at) for step, at in RESUMED_AT.items() if step in states}
+    # A poll that failed does not make RDS begin anew; a promotion that is overdue may end at any time, or never
+    polled = sum(BUDGETS[state].timeout for state in ("AwaitPromotion", "ProbePromoted"))
+    seconds["AwaitPromotion"] = seconds["ProbePromoted"] = polled + promise.remaining(
+        machine, "OpenLog" if "OpenLog" in states else "PointSecret"
+    )
+    seconds["PromotionOverdue"] = float(GIVE_UP_SECONDS)
+    return {step: OVERRUN_PAUSE_SECONDS + each for step, each in seconds.items()}
+
+
+def _assembled(references: MachineReferences, needed: Mapping[str, float]) -> dict[str, Any]:
+    """`needed` tells for each step how many seconds another try and all after it may take."""
+    states = {
+        **_deciding(references),
+        **_fencing(references),
+        **promoting(references),
+        **opening_log(references),
+        **cutting_over(references),
+        **overrunning(references),
+        **_ending(references),
+    }
+    states["Overrun"]["Choices"][2]["Condition"] = (
+        f"{{% $atRisk = false and $millis() + $lookup({json.dumps(dict(needed))}, $step) * 1000 > $recoverBy %}}"
+    )
     return {
         "Comment": "Loses nothing it can keep: decide, fence, promote, cut over, verify, record",
         "QueryLanguage": "JSONata",
-        "StartAt": "Begin",
+        "StartAt": "Accept",
         "TimeoutSeconds": MACHINE_TIMEOUT_SECONDS,
-        "States": {
-            **_deciding(references),
-            **_fencing(references),
-            **promoting(references),
-            **cutting_over(references),
-            **_ending(references),
-        },
+        "States": states,
     }
 
 
 def _deciding(references: MachineReferences) -> dict[str, State]:
+    # The arbiter decides when the grace is over; its answer may take as long as its budget
+    decide_by = references.grace_seconds + BUDGETS["Observe"].timeout
     return {
+        "Accept": {
+            "Type": "Pass",
+            "Output": "{% $merge([{'since': $states.input.started_at, 'override': {'accepts': []}}, $states.input]) %}",
+            "Next": "Begin",
+        },
         "Begin": {
             "Type": "Pass",
             "Assign": {
                 "incident": "{% $states.input.incident %}",
                 "epoch": "{% $states.input.epoch %}",
                 "startedAt": "{% $states.input.started_at %}",
+                "account": {"transactions": 0},
+                "since": "{% $states.input.since %}",
+                "override": "{% $states.input.override %}",
                 "groups": dict(references.member_groups),
                 "decision": {"action": "none", "reason": "no decision was taken"},
                 "outcome": "failed",
                 "reason": "",
                 "forced": False,
-                "rounds": 0,
-                "fenceRounds": 0,
-                "confirmRounds": 0,
-                "promotionRounds": 0,
+                "decideBy": f"{{% $toMillis($states.input.since) + {decide_by * 1000} %}}",
+                "recoverBy": f"{{% $toMillis($states.input.since) + {references.rto_seconds * 1000} %}}",
+                "giveUpBy": f"{{% $millis() + {GIVE_UP_SECONDS * 1000} %}}",
+                "step": "Observe",
+                "tries": 0,
+                "trouble": "",
+                "atRisk": False,
                 "ingress": [],
                 "fenced": {"reachable": True, "error": "not probed"},
                 "member": {"status": "unknown", "replica": True},
@@ -142,7 +222,9 @@ def _deciding(references: MachineReferences) -> dict[str, State]:
                 "incident": "{% $incident %}",
                 "epoch": "{% $epoch %}",
                 "started_at": "{% $startedAt %}",
+                "since": "{% $since %}",
                 "forced": "{% $forced %}",
+                "override": "{% $override %}",
             },
             assign={
                 # Before `decision`, which it compares with: an entry only when the action changes
@@ -150,18 +232,23 @@ def _deciding(references: MachineReferences) -> dict[str, State]:
                 "[{'at': $now(), 'event': 'decided: ' & $states.result.Payload.action & ' - ' & "
                 "$states.result.Payload.reason}]) %}",
                 "reason": "{% $states.result.Payload.reason %}",
-                "rounds": "{% $rounds + 1 %}",
                 "decision": "{% $states.result.Payload %}",
+                # One that was ordered meanwhile counts too
+                "override": "{% $states.result.Payload.override ? $states.result.Payload.override : $override %}",
             },
             following="Decide",
         ),
         "Decide": {
             "Type": "Choice",
             "Choices": [
-                {"Condition": "{% $decision.action = 'promote' %}", "Next": "FindIngress"},
+                {
+                    "Condition": "{% $decision.action = 'promote' %}",
+                    "Assign": {"fenceBy": _from_now(FENCE_SECONDS)},
+                    "Next": "FindIngress",
+                },
                 _finish("{% $decision.action = 'stand_by' %}", "stood_by"),
                 _finish("{% $decision.action = 'refuse' %}", "refused"),
-                _finish(f"{{% $rounds >= {DECISION_ROUNDS} %}}", "failed", "'no decision in time: ' & $reason"),
+                _overrun_by("decideBy", "Observe", "'still no decision: ' & $reason", ("decideBy",)),
                 # A second forced failover soon after the first is abandoned by RDS (event 0034): once is enough
                 {"Condition": "{% $decision.action = 'force' and $forced = false %}", "Next": "ForceFailover"},
             ],
@@ -195,27 +282,28 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
             "FindIngress",
             "arn:aws:states:::aws-sdk:ec2:describeSecurityGroupRules",
             {"Filters": [{"Name": "group-id", "Values": ["{% $lookup($groups, $decision.primary) %}"]}]},
-            assign={
-                "ingress": "{% [$states.result.SecurityGroupRules[IsEgress = false].SecurityGroupRuleId] %}",
-                "fenceRounds": "{% $fenceRounds + 1 %}",
-            },
+            assign={"ingress": "{% [$states.result.SecurityGroupRules[IsEgress = false].SecurityGroupRuleId] %}"},
             following="AnyIngress",
         ),
         "AnyIngress": {
             "Type": "Choice",
             "Choices": [
-                _finish(
-                    f"{{% $count($ingress) > 0 and $fenceRounds >= {FENCE_ROUNDS} %}}",
-                    "refused",
-                    "'fence not shown: the old primary still has ingress rules'",
-                ),
-                {"Condition": "{% $count($ingress) > 0 %}", "Next": "RevokeIngress"},
                 {
-                    "Condition": "{% $decision.primary_status = 'available' %}",
+                    "Condition": "{% $count($ingress) = 0 and $decision.primary_status = 'available' %}",
                     "Next": "RestartOldPrimary",
                 },
+                {
+                    "Condition": "{% $count($ingress) = 0 %}",
+                    "Assign": {"confirmBy": _from_now(CONFIRM_SECONDS)},
+                    "Next": "ConfirmFence",
+                },
+                {
+                    "Condition": _passed("fenceBy"),
+                    "Assign": {"fenced": {"reachable": True, "error": "the old primary still has ingress rules"}},
+                    "Next": "Unfenced",
+                },
             ],
-            "Default": "ConfirmFence",
+            "Default": "RevokeIngress",
         },
         "RevokeIngress": _task(
             "RevokeIngress",
@@ -236,12 +324,18 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
             "arn:aws:states:::aws-sdk:rds:rebootDBInstance",
             {"DbInstanceIdentifier": "{% $decision.primary %}"},
             # A security group does not cut the connections it tracks; a restart does
-            assign={"timeline": _note("'restart of ' & $decision.primary & ' requested'")},
+            assign={
+                "confirmBy": _from_now(CONFIRM_SECONDS),
+                "timeline": _note("'restart of ' & $decision.primary & ' requested'"),
+            },
             following="ConfirmFence",
             catch=[
                 {
                     "ErrorEquals": ["States.ALL"],
-                    "Assign": {"timeline": _note("'restart refused: ' & $states.errorOutput.Error")},
+                    "Assign": {
+                        "confirmBy": _from_now(CONFIRM_SECONDS),
+                        "timeline": _note("'restart refused: ' & $states.errorOutput.Error"),
+                    },
                     "Next": "ConfirmFence",
                 }
             ],
@@ -250,7 +344,7 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
             "ConfirmFence",
             references.probe_arn,
             {"member": "{% $decision.primary %}"},
-            assign={"fenced": "{% $states.result.Payload %}", "confirmRounds": "{% $confirmRounds + 1 %}"},
+            assign={"fenced": "{% $states.result.Payload %}"},
             following="Fenced",
         ),
         "Fenced": {
@@ -258,23 +352,45 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
             "Choices": [
                 {
                     "Condition": "{% $fenced.reachable = false %}",
-                    "Assign": {"timeline": _note("$decision.primary & ' is fenced'")},
+                    "Assign": {
+                        "promoteBy": _from_now(PROMOTION_SECONDS),
+                        "timeline": _note("$decision.primary & ' is fenced'"),
+                    },
                     "Next": "Promote",
                 },
-                _finish(
-                    f"{{% $confirmRounds >= {CONFIRM_ROUNDS} %}}",
-                    "refused",
-                    "'fence not shown: the old primary still answers'",
-                ),
+                {
+                    "Condition": _passed("confirmBy"),
+                    "Assign": {"fenced": {"reachable": True, "error": "the old primary still answers"}},
+                    "Next": "Unfenced",
+                },
             ],
             "Default": "ConfirmPause",
+        },
+        "Unfenced": {
+            "Type": "Choice",
+            "Choices": [
+                {
+                    "Condition": "{% 'fence' in $override.accepts %}",
+                    "Assign": {
+                        "promoteBy": _from_now(PROMOTION_SECONDS),
+                        "timeline": _note("$override.by & ' accepts that ' & $fenced.error & ': ' & $override.reason"),
+                    },
+                    "Next": "Promote",
+                },
+            ],
+            "Default": "RefuseUnfenced",
+        },
+        "RefuseUnfenced": {
+            "Type": "Pass",
+            "Assign": {"outcome": "refused", "reason": "{% 'fence not shown: ' & $fenced.error %}"},
+            "Next": "Record",
         },
         "ConfirmPause": _wait("ConfirmPause", "ConfirmFence"),
     }
 
 
 def promoting(references: MachineReferences) -> dict[str, State]:
-    """Promote → … → PrepareDatabase: of `$decision.standby`; a switchover has these states too."""
+    """Promote → … → OpenLog: of `$decision.standby`; a switchover has these states too."""
     return {
         "Promote": _task(
             "Promote",
@@ -292,9 +408,8 @@ def promoting(references: MachineReferences) -> dict[str, State]:
                     "ErrorEquals": ["Rds.InvalidDbInstanceStateException", "Rds.InvalidDBInstanceStateException"],
                     "Next": "AwaitPromotion",
                 },
-                _otherwise_failed("Promote"),
+                _overrun("Promote"),
             ],
-            retried=["States.Timeout", "Rds.SdkClientException"],
         ),
         "AwaitPromotion": _task(
             "AwaitPromotion",
@@ -307,22 +422,19 @@ def promoting(references: MachineReferences) -> dict[str, State]:
                     "$length($string($states.result.DbInstances[0].ReadReplicaSourceDBInstanceIdentifier)) > 0 and "
                     "$states.result.DbInstances[0].ReadReplicaSourceDBInstanceIdentifier != null : false %}",
                 },
-                "promotionRounds": "{% $promotionRounds + 1 %}",
             },
             following="Promoted",
         ),
         "Promoted": {
             "Type": "Choice",
             "Choices": [
-                _finish(
-                    f"{{% $promotionRounds >= {PROMOTION_ROUNDS} %}}",
-                    "failed",
-                    "'the standby was not promoted in time; RDS says ' & $member.status",
-                ),
                 {
                     "Condition": "{% $member.status = 'available' and $member.replica = false %}",
                     "Next": "ProbePromoted",
                 },
+                _overrun_by(
+                    "promoteBy", "PromotionOverdue", "'the standby is not promoted yet; RDS says ' & $member.status"
+                ),
                 # The status stays `available` for seconds after the call, so asking again may be refused, harmlessly
                 {"Condition": "{% $member.status = 'available' %}", "Next": "PromoteAgainPause"},
             ],
@@ -343,8 +455,9 @@ def promoting(references: MachineReferences) -> dict[str, State]:
                 {
                     "Condition": "{% $promoted.reachable = true and $promoted.in_recovery = false %}",
                     "Assign": {"timeline": _note("$decision.standby & ' is promoted'")},
-                    "Next": "PrepareDatabase",
-                }
+                    "Next": "OpenLog" if references.open_log_arn else "PointSecret",
+                },
+                _overrun_by("promoteBy", "PromotionOverdue", "'the promoted standby takes no writes yet'"),
             ],
             "Default": "PromotionPause",
         },
@@ -352,32 +465,8 @@ def promoting(references: MachineReferences) -> dict[str, State]:
 
 
 def cutting_over(references: MachineReferences) -> dict[str, State]:
-    """PrepareDatabase → … → Verify → Record; a switchover has these states too."""
+    """PointSecret → CutOver → Verify → Record; a switchover has these states too."""
     return {
-        # It has replicated all that the functions need; should something be missing, OpenLog says what
-        "PrepareDatabase": _task(
-            "PrepareDatabase",
-            "arn:aws:states:::lambda:invoke",
-            {
-                "FunctionName": references.rotation_arn,
-                "Payload": {"Step": "prepareDatabase", "member": "{% $decision.standby %}"},
-            },
-            following="OpenLog",
-            catch=[
-                {
-                    "ErrorEquals": ["States.ALL"],
-                    "Assign": {"timeline": _note("'database not prepared: ' & $states.errorOutput.Error")},
-                    "Next": "OpenLog",
-                }
-            ],
-        ),
-        "OpenLog": _invoke(
-            "OpenLog",
-            references.open_log_arn,
-            {"epoch": "{% $epoch + 1 %}", "member": "{% $decision.standby %}"},
-            assign={"timeline": _note("'transaction log opened at ' & $states.result.Payload.begin_lsn")},
-            following="PointSecret",
-        ),
         "PointSecret": _invoke(
             "PointSecret",
             references.rotation_arn,
@@ -416,6 +505,114 @@ def cutting_over(references: MachineReferences) -> dict[str, State]:
     }
 
 
+def _resumed_at(references: MachineReferences) -> dict[str, str]:
+    return {step: at for step, at in RESUMED_AT.items() if step != "OpenLog" or references.open_log_arn is not None}
+
+
+def opening_log(references: MachineReferences) -> dict[str, State]:
+    """Of the new epoch, and what the old one has beyond the standby is applied; nothing when no log is kept."""
+    if references.open_log_arn is None or references.roll_forward_arn is None:
+        return {}
+    return {
+        "PrepareDatabase": _task(
+            "PrepareDatabase",
+            "arn:aws:states:::lambda:invoke",
+            {
+                "FunctionName": references.rotation_arn,
+                "Payload": {"Step": "prepareDatabase", "member": "{% $decision.standby %}"},
+            },
+            following="OpenLog",
+            catch=[
+                {
+                    "ErrorEquals": ["States.ALL"],
+                    "Assign": {"timeline": _note("'database not prepared: ' & $states.errorOutput.Error")},
+                    "Next": "OpenLog",
+                }
+            ],
+        ),
+        "OpenLog": _invoke(
+            "OpenLog",
+            references.open_log_arn,
+            {"epoch": "{% $epoch + 1 %}", "member": "{% $decision.standby %}"},
+            assign={"timeline": _note("'transaction log opened at ' & $states.result.Payload.begin_lsn")},
+            following="RollForward",
+        ),
+        # After OpenLog, so that what it applies is in the new epoch's log, and before clients are sent here
+        "RollForward": _task(
+            "RollForward",
+            "arn:aws:states:::lambda:invoke",
+            {
+                "FunctionName": references.roll_forward_arn,
+                "Payload": {"epoch": "{% $epoch %}", "member": "{% $decision.standby %}"},
+            },
+            assign={
+                "account": "{% $states.result.Payload %}",
+                "timeline": _note(
+                    "$string($states.result.Payload.transactions) & ' transactions rolled forward' & "
+                    "($exists($states.result.Payload.trouble) and $states.result.Payload.trouble != null ? "
+                    "', not all: ' & $states.result.Payload.trouble : '')"
+                ),
+            },
+            following="PointSecret",
+            # The citizens wait: what is missing is told, and can be rolled forward later
+            catch=[
+                {
+                    "ErrorEquals": ["States.ALL"],
+                    "Assign": {
+                        "account": {"trouble": "{% 'not rolled forward: ' & $states.errorOutput.Error %}"},
+                        "timeline": _note("'not rolled forward: ' & $states.errorOutput.Error"),
+                    },
+                    "Next": "PointSecret",
+                }
+            ],
+        ),
+    }
+
+
+def overrunning(references: MachineReferences) -> dict[str, State]:
+    """What happens to a step that is not done within its budget: it is tried again, and people are told in time."""
+    given_up = {"outcome": "failed", "reason": "{% $trouble %}"}
+    steps = _resumed_at(references)
+    *others, last = steps
+    return {
+        "Overrun": {
+            "Type": "Choice",
+            "Choices": [
+                {"Condition": _passed("giveUpBy"), "Assign": given_up, "Next": "Record"},
+                {"Condition": f"{{% $tries >= {OVERRUN_TRIES} %}}", "Assign": given_up, "Next": "Record"},
+                {"Condition": "", "Assign": {"atRisk": True}, "Next": "RtoAtRisk"},
+            ],
+            "Default": "OverrunPause",
+        },
+        "RtoAtRisk": _task(
+            "RtoAtRisk",
+            "arn:aws:states:::sns:publish",
+            {
+                "TopicArn": references.topic_arn,
+                "Subject": f"Citizens database {references.suffix}: RTO at risk",
+                "Message": "{% $string({'incident': $incident, 'epoch': $epoch, 'step': $step, 'trouble': $trouble, "
+                "'seconds_left': $round(($recoverBy - $millis()) / 1000), 'timeline': $timeline}) %}",
+            },
+            assign={"timeline": _note("'RTO at risk, told: ' & $trouble")},
+            following="OverrunPause",
+            catch=[{"ErrorEquals": ["States.ALL"], "Next": "OverrunPause"}],
+        ),
+        "OverrunPause": _wait("OverrunPause", "Resume"),
+        "Resume": {
+            "Type": "Choice",
+            "Choices": [
+                {
+                    "Condition": f"{{% $step = '{step}' %}}",
+                    **({"Assign": {EXTENDED[step]: _from_now(OVERRUN_EXTENSION_SECONDS)}} if step in EXTENDED else {}),
+                    "Next": steps[step],
+                }
+                for step in others
+            ],
+            "Default": steps[last],
+        },
+    }
+
+
 def _ending(references: MachineReferences) -> dict[str, State]:
     fields = {
         "outcome": {"S": "{% $outcome %}"},
@@ -424,6 +621,7 @@ def _ending(references: MachineReferences) -> dict[str, State]:
         "decision": {"S": "{% $string($decision) %}"},
         "timeline": {"S": "{% $string($append($timeline, [{'at': $now(), 'event': 'outcome: ' & $outcome}])) %}"},
         "started_at": {"S": "{% $startedAt %}"},
+        "account": {"S": "{% $string($account) %}"},
         "ended_at": {"S": "{% $now() %}"},
         "execution": {"S": "{% $states.context.Execution.Id %}"},
     }
@@ -449,7 +647,7 @@ def _ending(references: MachineReferences) -> dict[str, State]:
                 "TopicArn": references.topic_arn,
                 "Subject": f"{{% 'Citizens database {references.suffix}: failover ' & $outcome %}}",
                 "Message": "{% $string({'incident': $incident, 'epoch': $epoch, 'outcome': $outcome, 'reason': "
-                "$reason, 'decision': $decision, 'timeline': $timeline}) %}",
+                "$reason, 'account': $account, 'decision': $decision, 'timeline': $timeline}) %}",
             },
             following="Recovered",
             catch=[{"ErrorEquals": ["States.ALL"], "Next": "Recovered"}],
@@ -531,24 +729,47 @@ def _note(expression: str) -> str:
     return f"{{% $append($timeline, [{{'at': $now(), 'event': {expression}}}]) %}}"
 
 
-def _finish(condition: str, outcome: str, reason: str | None = None) -> State:
-    """A choice that ends the machine with an outcome; the reason stays the decision's unless one is given."""
-    assign = {"outcome": outcome}
-    if reason is not None:
-        assign["reason"] = f"{{% {reason} %}}"
-    return {"Condition": condition, "Assign": assign, "Next": "Record"}
+def _finish(condition: str, outcome: str) -> State:
+    """A choice that ends the machine with an outcome, for the decision's reason."""
+    return {"Condition": condition, "Assign": {"outcome": outcome}, "Next": "Record"}
 
 
-def _otherwise_failed(name: str) -> State:
+def _overrun(name: str) -> State:
+    """A step that failed or took longer than its budget; noted the first time in a row."""
     return {
         "ErrorEquals": ["States.ALL"],
         "Assign": {
-            "outcome": "failed",
-            "reason": f"{{% '{name}: ' & $states.errorOutput.Error & ': ' & $string($states.errorOutput.Cause) %}}",
-            "timeline": _note(f"'{name} failed: ' & $states.errorOutput.Error"),
+            "step": name,
+            "tries": "{% $tries + 1 %}",
+            "trouble": f"{{% '{name}: ' & $states.errorOutput.Error & ': ' & "
+            "$substring($string($states.errorOutput.Cause), 0, 500) %}",
+            "timeline": f"{{% $tries > 0 or $count($timeline) >= {TIMELINE_ENTRIES} ? $timeline : "
+            f"$append($timeline, [{{'at': $now(), 'event': '{name} failed: ' & $states.errorOutput.Error}}]) %}}",
         },
-        "Next": "Record",
+        "Next": "Overrun",
     }
+
+
+def _overrun_by(deadline: str, step: str, trouble: str, extended: Sequence[str] = ()) -> State:
+    """A choice for a loop whose deadline has passed without what it waits for."""
+    return {
+        "Condition": _passed(deadline),
+        "Assign": {
+            "step": step,
+            "trouble": f"{{% {trouble} %}}",
+            **{name: _from_now(OVERRUN_EXTENSION_SECONDS) for name in extended},
+        },
+        "Next": "Overrun",
+    }
+
+
+def _passed(deadline: str) -> str:
+    """The condition that `recovery.worst_case` knows as a deadline's."""
+    return f"{{% $millis() >= ${deadline} %}}"
+
+
+def _from_now(seconds: int) -> str:
+    return f"{{% $millis() + {seconds * 1000} %}}"
 
 
 def _task(
@@ -568,11 +789,12 @@ def _task(
         "Resource": resource,
         "Arguments": dict(arguments),
         "TimeoutSeconds": budget.timeout,
-        "Catch": list(catch or [_otherwise_failed(name)]),
+        "Catch": list(catch or [_overrun(name)]),
         "Next": following,
     }
-    if assign:
-        state["Assign"] = dict(assign)
+    # The tries that Overrun counts are those in a row
+    if assigned := {**({"tries": 0} if name in RESUMED_AT else {}), **(assign or {})}:
+        state["Assign"] = assigned
     if budget.attempts > 1:
         state["Retry"] = [
             {

@@ -17,13 +17,23 @@ FUNCTIONS = (
     "arbiter",
     "probe",
     "open-log",
+    "roll-forward",
     "cutover",
     "verify",
     "archive",
+    "rewind",
+    "log-care",
     "rotation",
     "reprotect",
     "switchover",
 )
+# Those that are not deployed when the transaction log is turned off.
+LOG_FUNCTIONS = ("open-log", "roll-forward", "rewind", "archive")
+
+
+def deployed_functions(transaction_log: bool) -> tuple[str, ...]:
+    """The functions of a deployment with the transaction log or without it."""
+    return tuple(name for name in FUNCTIONS if transaction_log or name not in LOG_FUNCTIONS)
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,11 @@ class Names:
     def members(self) -> tuple[str, str]:
         """The two DB instance identifiers. Neither is "the primary": roles alternate."""
         return self.of("1"), self.of("2")
+
+    @property
+    def restored(self) -> str:
+        """The DB instance that an operator restores to a point in time; outside the stacks, one at a time."""
+        return self.of("restored")
 
     @property
     def recovery_table(self) -> str:

@@ -1,32 +1,26 @@
-"""Observability: flow logs, alarms and the dashboard.
-
-What missing data means is chosen for each alarm: silence of something that must speak (witness, archive) is a fault;
-silence of something that speaks only when it goes wrong (errors, dead letters) is good news.
-"""
+"""Observability: flow logs, the alarms of `stacks.alarms` with what they measure in logs, and the dashboard."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from aws_cdk import Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from stacks.alarms import Alarm, Filter, Severity, Watched, alarms, described, filters, unreachable_primary
 from stacks.database import DatabaseProps
 from stacks.failover import FailoverProps
-from stacks.names import FUNCTIONS, METRICS_NAMESPACE
+from stacks.names import METRICS_NAMESPACE, deployed_functions
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
 from stacks.operations import OperationsProps
 from stacks.permissions import allow, identity
 from stacks.security import SecurityProps
 from stacks.settings import Settings
-
-GIB = 1024**3
-MISSING_IS_A_FAULT: Literal["breaching"] = "breaching"
-MISSING_IS_GOOD_NEWS: Literal["notBreaching"] = "notBreaching"
 
 
 @dataclass(frozen=True)
@@ -35,24 +29,6 @@ class ObservabilityProps:
 
     dashboard_name: str
     flow_log_group_name: str
-
-
-@dataclass(frozen=True)
-class Watched:
-    """One metric and when it is too much: `periods` of `period` seconds beyond `threshold`, in the metric's unit."""
-
-    construct_id: str
-    name: str
-    description: str
-    namespace: str
-    metric: str
-    dimensions: dict[str, str]
-    statistic: str
-    threshold: float
-    missing: Literal["breaching", "notBreaching"]
-    comparison: str = "GreaterThanThreshold"
-    period: int = 60
-    periods: int = 3
 
 
 class Observability(CitizensStack):
@@ -72,22 +48,18 @@ class Observability(CitizensStack):
     ) -> None:
         super().__init__(scope, construct_id, settings=settings)
         self._topic_arn = security.alert_topic_arn
-        self._suffix = {"Suffix": settings.environment_suffix}
         flow_logs = self._flow_logs(network, security)
-        self._loss_alarms()
-        for watched in (
-            *self._objectives(),
-            *self._machine("failover", "machine", "Machine", failover.state_machine_arn),
-            *(
-                watched
-                for name, arn in operations.machines.items()
-                for watched in self._machine(name, f"{name}-machine", f"{name.capitalize()}Machine", arn)
-            ),
-            *self._functions(),
-            *self._dead_letters(security),
-            *(alarm for member in database.members.identifiers for alarm in self._member(member)),
-        ):
-            self._alarm(watched)
+        watched = Watched(
+            names=self.names,
+            settings=settings,
+            state_machine_arn=failover.state_machine_arn,
+            dead_letters_name=security.dead_letters_name,
+            operations=operations.machines,
+        )
+        for each in filters(watched, database.log_groups):
+            self._filter(each, watched.filtered_namespace)
+        made = {alarm.name: self._alarm(alarm) for alarm in alarms(watched)}
+        self._primary_lost([made[unreachable_primary(witness)] for witness in ("a", "c")])
         dashboard = self._dashboard(database, failover)
         self.props = ObservabilityProps(dashboard_name=dashboard.ref, flow_log_group_name=flow_logs)
 
@@ -130,47 +102,16 @@ class Observability(CitizensStack):
         who.before(flow_log)
         return group.ref
 
-    def _loss_alarms(self) -> None:
-        """The primary is lost when *both* witnesses cannot reach it; one alone is that zone's trouble."""
-        blind = []
-        for witness in ("a", "c"):
-            blind.append(
-                self._alarm(
-                    Watched(
-                        construct_id=f"PrimaryUnreachable{witness.upper()}",
-                        name=f"primary-unreachable-from-{witness}",
-                        description=f"Witness {witness} cannot write to the primary, or is silent",
-                        namespace=METRICS_NAMESPACE,
-                        metric="PrimaryReachable",
-                        dimensions={**self._suffix, "Witness": witness},
-                        statistic="Maximum",
-                        threshold=1,
-                        comparison="LessThanThreshold",
-                        periods=2,
-                        missing=MISSING_IS_A_FAULT,
-                    )
-                )
-            )
-            self._alarm(
-                Watched(
-                    construct_id=f"StandbyUnreachable{witness.upper()}",
-                    name=f"standby-unreachable-from-{witness}",
-                    description=f"Witness {witness} cannot read the standby, or is silent: no failover is possible",
-                    namespace=METRICS_NAMESPACE,
-                    metric="StandbyReachable",
-                    dimensions={**self._suffix, "Witness": witness},
-                    statistic="Maximum",
-                    threshold=1,
-                    comparison="LessThanThreshold",
-                    periods=5,
-                    missing=MISSING_IS_A_FAULT,
-                )
-            )
+    def _primary_lost(self, blind: Sequence[cloudwatch.CfnAlarm]) -> None:
         composite = cloudwatch.CfnCompositeAlarm(
             self,
             "PrimaryLost",
             alarm_name=self.names.of("primary-lost"),
-            alarm_description="Both witnesses cannot write to the primary: a failover should be under way",
+            alarm_description=described(
+                Severity.CRITICAL,
+                "Both witnesses cannot write to the primary: a failover should be under way",
+                f"See whether {self.names.state_machine} runs; if it does not, its arbiter's log says why",
+            ),
             alarm_rule=" AND ".join(f'ALARM("{alarm.alarm_name}")' for alarm in blind),
             alarm_actions=[self._topic_arn],
             ok_actions=[self._topic_arn],
@@ -178,172 +119,40 @@ class Observability(CitizensStack):
         for alarm in blind:
             composite.add_resource_dependency(alarm)
 
-    def _objectives(self) -> Sequence[Watched]:
-        """Early: at half the objective there is still time to act."""
-        half = self.settings.rpo_seconds / 2
-        lags = [
-            Watched(
-                construct_id=f"StandbyLag{witness.upper()}",
-                name=f"standby-lag-from-{witness}",
-                description="The standby is behind by half the recovery point objective",
-                namespace=METRICS_NAMESPACE,
-                metric="StandbyLagSeconds",
-                dimensions={**self._suffix, "Witness": witness},
-                statistic="Maximum",
-                threshold=half,
-                # An unreachable standby has no lag and an alarm of its own
-                missing=MISSING_IS_GOOD_NEWS,
-            )
-            for witness in ("a", "c")
-        ]
-        return [
-            *lags,
-            Watched(
-                construct_id="LogLag",
-                name="log-lag",
-                description="The archived transaction log is behind by half the recovery point objective, or silent",
-                namespace=METRICS_NAMESPACE,
-                metric="LogLagSeconds",
-                dimensions=self._suffix,
-                statistic="Maximum",
-                threshold=half,
-                periods=5,
-                missing=MISSING_IS_A_FAULT,
-            ),
-            Watched(
-                construct_id="LogGap",
-                name="log-gap",
-                description="The log's slot was lost: the log has a gap that nothing can be rolled forward across; "
-                "take a snapshot",
-                namespace=METRICS_NAMESPACE,
-                metric="LogGaps",
-                dimensions=self._suffix,
-                statistic="Maximum",
-                threshold=0,
-                periods=1,
-                missing=MISSING_IS_GOOD_NEWS,
-            ),
-        ]
+    def _filter(self, each: Filter, namespace: str) -> None:
+        logs.CfnMetricFilter(
+            self,
+            each.construct_id,
+            filter_name=self.names.of(each.name),
+            log_group_name=each.log_group,
+            filter_pattern=each.pattern,
+            metric_transformations=[
+                logs.CfnMetricFilter.MetricTransformationProperty(
+                    metric_namespace=namespace, metric_name=each.metric, metric_value=each.value
+                )
+            ],
+        )
 
-    @staticmethod
-    def _machine(operation: str, name: str, construct_id: str, arn: str) -> Sequence[Watched]:
-        return [
-            Watched(
-                construct_id=f"{construct_id}{what}",
-                name=f"{name}-{what.lower()}",
-                description=f"A run of the {operation} machine has ended as {what.lower()}",
-                namespace="AWS/States",
-                metric=f"Executions{what}",
-                dimensions={"StateMachineArn": arn},
-                statistic="Sum",
-                threshold=0,
-                periods=1,
-                missing=MISSING_IS_GOOD_NEWS,
-            )
-            for what in ("Failed", "TimedOut", "Aborted")
-        ]
-
-    def _functions(self) -> Sequence[Watched]:
-        return [
-            Watched(
-                construct_id="".join(part.capitalize() for part in name.split("-")) + "Errors",
-                name=f"{name}-errors",
-                description=f"The function {self.names.of(name)} has failed"
-                + (": the password may not have been rotated" if name == "rotation" else ""),
-                namespace="AWS/Lambda",
-                metric="Errors",
-                dimensions={"FunctionName": self.names.of(name)},
-                statistic="Sum",
-                threshold=0,
-                # A function that runs every minute may fail once while the database restarts
-                periods=1 if name in ("rotation", "cutover", "open-log", "verify") else 3,
-                missing=MISSING_IS_GOOD_NEWS,
-            )
-            for name in FUNCTIONS
-        ]
-
-    @staticmethod
-    def _dead_letters(security: SecurityProps) -> Sequence[Watched]:
-        return [
-            Watched(
-                construct_id="DeadLetters",
-                name="dead-letters",
-                description="An invocation was given up: see the dead-letter queue",
-                namespace="AWS/SQS",
-                metric="ApproximateNumberOfMessagesVisible",
-                dimensions={"QueueName": security.dead_letters_name},
-                statistic="Maximum",
-                threshold=0,
-                periods=1,
-                missing=MISSING_IS_GOOD_NEWS,
-            )
-        ]
-
-    def _member(self, member: str) -> Sequence[Watched]:
-        number = self.names.members.index(member) + 1
-        disk = self.settings.allocated_storage * GIB
-
-        def watched(what: str, metric: str, threshold: float, description: str, **rest: Any) -> Watched:
-            return Watched(
-                construct_id=f"Member{number}{metric}",
-                name=f"{what}-{number}",
-                description=f"{member}: {description}",
-                namespace="AWS/RDS",
-                metric=metric,
-                dimensions={"DBInstanceIdentifier": member},
-                threshold=threshold,
-                # A lost member sends nothing, which the witnesses see sooner and better
-                missing=MISSING_IS_GOOD_NEWS,
-                **{"statistic": "Average", "periods": 5, **rest},
-            )
-
-        return [
-            watched(
-                "free-storage",
-                "FreeStorageSpace",
-                disk * 0.15,
-                "less than 15 % of the first storage size is free",
-                comparison="LessThanThreshold",
-                statistic="Minimum",
-            ),
-            watched("cpu", "CPUUtilization", 85, "the processor is over 85 % busy", periods=10),
-            watched("memory", "FreeableMemory", 128 * 1024**2, "128 MiB free", comparison="LessThanThreshold"),
-            watched("connections", "DatabaseConnections", 300, "over 300 connections are open", statistic="Maximum"),
-            watched(
-                "slot-lag",
-                "OldestReplicationSlotLag",
-                disk * 0.1,
-                "a replication slot is behind by a tenth of the disk",
-                statistic="Maximum",
-            ),
-            watched(
-                "transaction-logs",
-                "TransactionLogsDiskUsage",
-                disk * 0.2,
-                "transaction logs fill a fifth of the disk",
-                statistic="Maximum",
-            ),
-        ]
-
-    def _alarm(self, watched: Watched) -> cloudwatch.CfnAlarm:
+    def _alarm(self, alarm: Alarm) -> cloudwatch.CfnAlarm:
         return cloudwatch.CfnAlarm(
             self,
-            watched.construct_id,
-            alarm_name=self.names.of(watched.name),
-            alarm_description=watched.description,
-            namespace=watched.namespace,
-            metric_name=watched.metric,
+            alarm.construct_id,
+            alarm_name=self.names.of(alarm.name),
+            alarm_description=alarm.description,
+            namespace=alarm.metric.namespace,
+            metric_name=alarm.metric.name,
             dimensions=[
                 cloudwatch.CfnAlarm.DimensionProperty(name=name, value=value)
-                for name, value in watched.dimensions.items()
-            ],
-            statistic=watched.statistic,
-            period=watched.period,
-            evaluation_periods=watched.periods,
-            datapoints_to_alarm=watched.periods,
-            threshold=watched.threshold,
-            comparison_operator=watched.comparison,
-            treat_missing_data=watched.missing,
+                for name, value in alarm.metric.dimensions.items()
+            ]
+            or None,
+            statistic=alarm.metric.statistic,
+            period=alarm.period,
+            evaluation_periods=alarm.periods,
+            datapoints_to_alarm=alarm.datapoints or alarm.periods,
+            threshold=alarm.threshold,
+            comparison_operator="LessThanThreshold" if alarm.below else "GreaterThanThreshold",
+            treat_missing_data=alarm.missing,
             alarm_actions=[self._topic_arn],
             ok_actions=[self._topic_arn],
         )
@@ -373,7 +182,10 @@ class Observability(CitizensStack):
             ),
             self._graph(
                 "Function errors",
-                [["AWS/Lambda", "Errors", "FunctionName", self.names.of(name)] for name in FUNCTIONS],
+                [
+                    ["AWS/Lambda", "Errors", "FunctionName", self.names.of(name)]
+                    for name in deployed_functions(self.settings.transaction_log)
+                ],
                 16,
                 6,
                 "Sum",

@@ -15,9 +15,9 @@ REPEATED_RUNS = 2
 OLDEST_RUN_SECONDS = 180
 
 
-def group(stack: CitizensStack, part: str) -> scheduler.CfnScheduleGroup:
+def group(stack: CitizensStack, part: str, construct_id: str = "Schedules") -> scheduler.CfnScheduleGroup:
     """The schedule group `citizens-<part>-<suffix>`; the scheduler names it, not the schedule, when it takes a role."""
-    return scheduler.CfnScheduleGroup(stack, "Schedules", name=stack.names.of(part))
+    return scheduler.CfnScheduleGroup(stack, construct_id, name=stack.names.of(part))
 
 
 def every_minute(

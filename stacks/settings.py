@@ -12,6 +12,8 @@ from typing import Annotated, Any, Self
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from recovery.objectives import Detection, Objectives
+
 REGION = "eu-central-2"
 ZONES = tuple(f"{REGION}{letter}" for letter in "abc")
 REHEARSED_MAJOR = "18"
@@ -90,6 +92,10 @@ class Settings(BaseSettings):
     password_excluded: str = Field(
         default="'\\", description="Characters that a rotated password must not hold, beside those that RDS refuses"
     )
+    rotation_days: int = Field(default=30, ge=1, le=30, description="The password is rotated every so many days")
+    refused_sign_ins: int = Field(
+        default=0, ge=0, le=1000, description="Refused passwords in five minutes that are no alarm even when they go on"
+    )
     vpc_cidr: str = Field(default="10.40.0.0/16", description="IPv4 range of the VPC, /16 to /24")
     application_cidrs: Texts = Field(
         default=("10.60.0.0/16",), description="IPv4 ranges from which applications may connect to the database"
@@ -98,6 +104,16 @@ class Settings(BaseSettings):
     engine_version: str = Field(default="18.6", description="PostgreSQL version; its major is the one rehearsed")
     allocated_storage: int = Field(default=20, ge=20, le=16384, description="Storage of each member, GiB")
     backup_retention_days: int = Field(default=35, ge=7, le=35, description="RDS automated backups are kept, days")
+    transaction_log: bool = Field(
+        default=True,
+        description="Keep the transaction log; off, its publication, triggers and slot are removed from the database",
+    )
+    log_kept_days: int = Field(
+        default=35,
+        ge=1,
+        le=3650,
+        description="The transaction log is kept at least, days; longer while a backup needs it",
+    )
     protect: bool = Field(
         default=False, description="Deletion protection, final snapshots, kept data, vault lock: on for production"
     )
@@ -261,11 +277,6 @@ class Settings(BaseSettings):
         for cidr in self.application_cidrs:
             if vpc.overlaps(ipaddress.ip_network(cidr)):
                 raise ValueError(f"The application range {cidr} overlaps the VPC's own range {self.vpc_cidr}.")
-        if self.detection_seconds + self.multi_az_grace_seconds >= self.rto_seconds:
-            raise ValueError(
-                f"Detection ({self.detection_seconds:g} s) and the Multi-AZ grace ({self.multi_az_grace_seconds} s) "
-                f"leave nothing of the recovery time objective ({self.rto_seconds} s)."
-            )
         if self.protect and self.log_retention_days < PROTECTED_LOG_RETENTION:
             raise ValueError(
                 f"The log retention {self.log_retention_days} is too short for a protected environment: FedRAMP "
@@ -274,9 +285,19 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def detection_seconds(self) -> float:
-        """The longest time from a loss until a witness suspects it, s."""
-        return self.failure_threshold * (self.probe_interval_seconds + self.probe_timeout_seconds)
+    def detection(self) -> Detection:
+        """How a loss is noticed; that it is noticed in time is proved when the templates are there."""
+        return Detection(
+            probe_interval=self.probe_interval_seconds,
+            probe_timeout=self.probe_timeout_seconds,
+            failure_threshold=self.failure_threshold,
+            multi_az_grace=self.multi_az_grace_seconds,
+        )
+
+    @property
+    def objectives(self) -> Objectives:
+        """What was promised."""
+        return Objectives(rto_seconds=self.rto_seconds, rpo_seconds=self.rpo_seconds)
 
     @property
     def tags(self) -> dict[str, str]:

@@ -77,8 +77,8 @@ class Storage(CitizensStack):
             performance_mode="generalPurpose",
             throughput_mode="elastic",
             lifecycle_policies=[
+                # And not back after an access: verifying reads every segment, twice a day
                 efs.CfnFileSystem.LifecyclePolicyProperty(transition_to_ia="AFTER_30_DAYS"),
-                efs.CfnFileSystem.LifecyclePolicyProperty(transition_to_primary_storage_class="AFTER_1_ACCESS"),
             ],
             # The automatic policy would leave recovery points in the account's own vault: the plan below backs up
             backup_policy=efs.CfnFileSystem.BackupPolicyProperty(status="DISABLED"),

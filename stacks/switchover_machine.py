@@ -38,16 +38,34 @@ def definition(references: SwitchoverReferences) -> dict[str, Any]:
         "QueryLanguage": "JSONata",
         "StartAt": "Begin",
         "TimeoutSeconds": MACHINE_TIMEOUT_SECONDS,
-        "States": {
-            **_beginning(references),
-            **_stopping(references),
-            **failover_machine.promoting(shared),
-            **failover_machine.cutting_over(shared),
-            **_going_back(),
-            **ending.states(("promoted", "refused", "abandoned"), closed="ReleaseLease"),
-            **_reprotecting(references),
-        },
+        "States": _shared(
+            shared,
+            {
+                **_beginning(references),
+                **_stopping(references),
+                **_going_back(),
+                **ending.states(("promoted", "refused", "abandoned"), closed="ReleaseLease"),
+                **_reprotecting(references),
+            },
+        ),
     }
+
+
+def _shared(references: MachineReferences, own: Mapping[str, State]) -> dict[str, State]:
+    """With the failover machine's states from the promotion on, which come back to their own steps only."""
+    found = {
+        **own,
+        **failover_machine.promoting(references),
+        **failover_machine.opening_log(references),
+        **failover_machine.cutting_over(references),
+        **failover_machine.overrunning(references),
+    }
+    resume = found["Resume"]
+    found["Resume"] = {**resume, "Choices": [each for each in resume["Choices"] if each["Next"] in found]}
+    given_up, tried, at_risk = found["Overrun"]["Choices"]
+    at_risk = {**at_risk, "Condition": "{% $atRisk = false and $millis() > $recoverBy %}"}
+    found["Overrun"] = {**found["Overrun"], "Choices": [given_up, tried, at_risk]}
+    return found
 
 
 def _beginning(references: SwitchoverReferences) -> dict[str, State]:
@@ -69,7 +87,14 @@ def _beginning(references: SwitchoverReferences) -> dict[str, State]:
                 "openings": [],
                 "closeRounds": 0,
                 "catchUpRounds": 0,
-                "promotionRounds": 0,
+                "step": "Promote",
+                "tries": 0,
+                "trouble": "",
+                "atRisk": False,
+                "account": {"transactions": 0},
+                "promoteBy": 0,
+                "recoverBy": 0,
+                "giveUpBy": 0,
                 "stopped": {"sessions": 0, "lsn": "0/0"},
                 "member": {"status": "unknown", "replica": True},
                 "timeline": [{"at": "{% $now() %}", "event": "{% 'started by ' & $states.input.by %}"}],
@@ -183,7 +208,12 @@ def _stopping(references: SwitchoverReferences) -> dict[str, State]:
             {"GroupId": group, "IpPermissions": [_undescribed(rule) for rule in references.ingress if _of_group(rule)]},
             timeout=10,
             attempts=2,
-            assign={"timeline": note("$decision.primary & ' is fenced'")},
+            assign={
+                "timeline": note("$decision.primary & ' is fenced'"),
+                "promoteBy": f"{{% $millis() + {failover_machine.PROMOTION_SECONDS * 1000} %}}",
+                "recoverBy": f"{{% $millis() + {references.failover.rto_seconds * 1000} %}}",
+                "giveUpBy": f"{{% $millis() + {failover_machine.GIVE_UP_SECONDS * 1000} %}}",
+            },
             following="RestartOldPrimary",
             catch=[_abandoned("the primary could not be fenced")],
         ),

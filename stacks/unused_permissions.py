@@ -50,7 +50,10 @@ UNUSED: Sequence[Unused] = (
             "Lambda refuses a dead-letter queue that the role may not send to; the function is invoked synchronously",
             "AWS Lambda API reference, DeadLetterConfig",
         )
-        for function in ("arbiter", "probe", "open-log", "cutover", "verify", "rotation", "reprotect", "switchover")
+        for function in (
+            *("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify", "log-care"),
+            *("reprotect", "switchover"),
+        )
     ),
     Unused(
         "citizens-*-schedule",
@@ -58,11 +61,14 @@ UNUSED: Sequence[Unused] = (
         "EventBridge Scheduler sends what Lambda would not take for over a minute; the local cloud drops it",
         "EventBridge Scheduler user guide, Configuring a dead-letter queue",
     ),
-    Unused(
-        "citizens-archive",
-        ("elasticfilesystem:ClientWrite",),
-        "EFS asks for it when a mounted client writes; the local cloud's file system is a folder",
-        "Amazon EFS user guide, Using IAM to control file system data access",
+    *(
+        Unused(
+            f"citizens-{function}",
+            ("elasticfilesystem:ClientWrite",),
+            "EFS asks for it when a mounted client writes; the local cloud's file system is a folder",
+            "Amazon EFS user guide, Using IAM to control file system data access",
+        )
+        for function in ("archive", "roll-forward", "log-care")
     ),
     *(
         entry

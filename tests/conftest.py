@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Spare a real account what breaks things; keep what shares an expensive session fixture on one worker."""
+    deployed = {item.path for item in items if "deployed" in getattr(item, "fixturenames", ())}
     for item in items:
         # By a mark, not in a fixture: fixtures of the session would start a local cloud before that.
         if config.getoption("--outputs") is not None and item.get_closest_marker("breaks_the_machine"):
@@ -32,5 +33,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         area = item.path.parent
         if area.name in ("stacks", "recovery", "functions"):
             item.add_marker(pytest.mark.xdist_group("stacks" if area.name == "stacks" else "members"))
+        elif item.path in deployed:
+            # One after the other, in the order of the files: the last one loses the primary and destroys.
+            item.add_marker(pytest.mark.xdist_group("deployed"))
         else:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))

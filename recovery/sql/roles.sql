@@ -4,7 +4,8 @@
 --
 --   citizens_witness  writes and reads the heartbeat
 --   citizens_probe    asks whether a member is in recovery, and nothing else
---   citizens_log      makes, reads and moves the slot of the transaction log (rds_replication); no table
+--   citizens_log      makes, reads and moves the slot of the transaction log (rds_replication), and asks where the
+--                     sequences stand; no table
 --   citizens_verify   writes and reads back the row that proves a recovery
 
 DO $body$
@@ -50,6 +51,27 @@ CREATE TABLE IF NOT EXISTS recovery.verification (
     runs bigint NOT NULL
 );
 
+-- Runs as the main user: who may not use a sequence does not see where it stands. One that the main user may not read,
+-- or that is dropped meanwhile, is left out.
+CREATE OR REPLACE FUNCTION recovery.sequence_positions(OUT name text, OUT last_value bigint, OUT is_called boolean)
+RETURNS SETOF record LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+BEGIN
+    FOR name IN
+        SELECT format('%I.%I', space.nspname, class.relname)
+        FROM pg_sequence JOIN pg_class AS class ON class.oid = seqrelid
+        JOIN pg_namespace AS space ON space.oid = class.relnamespace
+        WHERE class.relpersistence = 'p' AND has_sequence_privilege(seqrelid, 'SELECT')
+    LOOP
+        BEGIN
+            EXECUTE 'SELECT last_value, is_called FROM ' || name INTO last_value, is_called;
+            RETURN NEXT;
+        EXCEPTION WHEN undefined_table OR invalid_schema_name THEN
+            NULL;
+        END;
+    END LOOP;
+END
+$body$;
+
 REVOKE ALL ON SCHEMA recovery FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify;
 REVOKE ALL ON ALL TABLES IN SCHEMA recovery
     FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify;
@@ -57,3 +79,6 @@ REVOKE ALL ON ALL TABLES IN SCHEMA recovery
 GRANT USAGE ON SCHEMA recovery TO citizens_witness, citizens_verify;
 GRANT SELECT, INSERT, UPDATE ON recovery.heartbeat TO citizens_witness;
 GRANT SELECT, INSERT, UPDATE ON recovery.verification TO citizens_verify;
+GRANT USAGE ON SCHEMA recovery TO citizens_log;
+REVOKE ALL ON FUNCTION recovery.sequence_positions() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION recovery.sequence_positions() TO citizens_log;

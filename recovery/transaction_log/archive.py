@@ -8,6 +8,7 @@ nothing doubled. A slot that is lost or gone is made anew, and the hole becomes 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from recovery.connection import Session
 from recovery.heartbeat import lsn_number, lsn_text
-from recovery.transaction_log import segment, source
+from recovery.transaction_log import continuity, segment, source
+from recovery.transaction_log.rows import TEXT_FORM
 from recovery.transaction_log.segment import CHANGES, GAP, OPENED, PENDING, Header, Segment
 
 BATCH_CHANGES = 1_000_000
@@ -31,9 +33,13 @@ STATEMENT_SECONDS = 30.0
 
 _PEEK = f"""
 SELECT data FROM pg_logical_slot_peek_binary_changes('{source.NAME}', NULL, %d, 'proto_version', '1',
-    'publication_names', '{source.NAME}') WITH ORDINALITY AS message (lsn, xid, data, number) ORDER BY number
+    'publication_names', '{source.NAME}', 'messages', 'true') WITH ORDINALITY AS message (lsn, xid, data, number)
+WHERE data < '\\x4d00' OR data >= '\\x4d01' ORDER BY number
 """  # noqa: S608 - constants
-"""PostgreSQL knows that what a function returns is in the order of its ordinality: no plan of this sorts."""
+"""PostgreSQL knows that what a function returns is in the order of its ordinality: no plan of this sorts.
+
+A logical message (0x4D) that is not transactional (0x00) stands outside of every transaction; none is ours.
+"""
 
 _ADVANCE = f"SELECT end_lsn::text FROM pg_replication_slot_advance('{source.NAME}', CAST(:position AS pg_lsn))"  # noqa: S608
 
@@ -84,6 +90,7 @@ class Archive:
         self._patience = patience
         self._newest: Segment | None = None
         self._system = ""
+        self._sequences: dict[str, tuple[int, bool]] = {}
         self.progress = Progress()
 
     def prepare(self) -> None:
@@ -96,7 +103,7 @@ class Archive:
                 f"{self._session.endpoint} is in recovery, so it is not the primary; the next run asks again."
             )
         # JIT would compile every batch's plan; a notice would stand in the middle of the stream.
-        self._session.run("SET jit = off; SET client_min_messages = error", STATEMENT_SECONDS)
+        self._session.run(f"{TEXT_FORM}; SET jit = off; SET client_min_messages = error", STATEMENT_SECONDS)
         source.require_publication(self._session, STATEMENT_SECONDS)
         self._folder.mkdir(parents=True, exist_ok=True)
         for partial in self._folder.glob(".*.partial"):
@@ -104,7 +111,8 @@ class Archive:
         self._resume(segment.segments(self._folder))
         slot = self._slot()
         if self._newest is None:
-            self._newest = self._link(OPENED, lsn_number(slot.position), lsn_number(slot.position))
+            begins, how = lsn_number(slot.position), continuity.evidence(self._session, STATEMENT_SECONDS)
+            self._newest = self._link(OPENED, begins, begins, how)
         elif lsn_number(slot.position) < self._newest.header.last:
             self._advance(self._newest.header.last)
         self.progress.last_lsn = lsn_text(self._newest.header.last)
@@ -183,7 +191,11 @@ class Archive:
                         f"{lsn_text(self._newest.header.last)}; it is not the slot this log was read from."
                     )
                 header = self._header(CHANGES, begin.commit, commit.end, messages, commit.at)
-                self._newest = writer.finish(header, self._newest.path)
+                # Asked behind the batch, so none stands behind a row that is in it.
+                standing = source.sequences(self._session, STATEMENT_SECONDS)
+                moved = {name: at for name, at in standing.items() if self._sequences.get(name) != at}
+                self._newest = writer.finish(dataclasses.replace(header, sequences=moved), self._newest.path)
+                self._sequences = standing
                 segment.record_newest(self._newest)
         if not messages:
             # What was committed before `now_at` and is not ours to keep must not hold the primary's WAL back.

@@ -14,6 +14,7 @@ SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 """Signature, flags, and the length of the header's extension: all zero."""
 _FRAME = struct.Struct("!cI")
 _ROW = struct.Struct("!hI")
+_FRAMED_ROW = struct.Struct("!cIhI")
 _OVERHEAD = _FRAME.size + _ROW.size
 _BEGIN, _COMMIT = ord("B"), ord("C")
 _BEGIN_BYTES = 21
@@ -53,6 +54,35 @@ def ends(head: bytes, tail: bytes) -> tuple[Begin, Commit]:
 def messages(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """The messages of a stream that comes in blocks cut anywhere; ValueError when it is not such a stream."""
     return (bytes(buffer[start:end]) for buffer, start, end in _rows(blocks))
+
+
+def message_lists(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The messages of a stream, a list for each block: for those who look at every one, the fastest way to them."""
+    rest, skip = b"", len(SIGNATURE)
+    unpack = _FRAMED_ROW.unpack_from
+    for block in blocks:
+        buffer = rest + block
+        position, end = 0, len(buffer)
+        found: list[bytes] = []
+        if skip and end >= _OVERHEAD + skip:
+            if buffer[_FRAME.size : _FRAME.size + skip] != SIGNATURE:
+                raise ValueError("it does not begin with the signature of a COPY stream")
+            length = _FRAME.unpack_from(buffer)[1] - skip
+            buffer = _FRAME.pack(buffer[:1], length) + buffer[_FRAME.size + skip :]
+            end, skip = len(buffer), 0
+        while not skip and position + _OVERHEAD <= end:
+            kind, length, columns, size = unpack(buffer, position)
+            if kind != b"d" or columns != 1 or size + _ROW.size + 4 != length:
+                raise ValueError(f"a frame of kind {kind!r} and {length} bytes is not a row's")
+            follows = position + 1 + length
+            if follows > end:
+                break
+            found.append(buffer[position + _OVERHEAD : follows])
+            position = follows
+        rest = buffer[position:]
+        yield found
+    if rest:
+        raise ValueError("the last message is cut off")
 
 
 def survey(blocks: Iterable[bytes]) -> Survey:

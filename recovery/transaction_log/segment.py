@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recovery.transaction_log import copy_stream
@@ -28,6 +28,7 @@ MAGIC = b"citizens-log 2\n"
 SUFFIX = ".segment"
 HEAD = "head.json"
 PENDING = "gap-pending.json"
+BRANCH = "branch.json"
 LOCK = ".lock"
 SCRATCH = ".new.partial"
 CHANGES, OPENED, GAP = "changes", "opened", "gap"
@@ -62,7 +63,9 @@ class Header:
     `kind` is CHANGES (whole transactions, the first committed at `first`), OPENED (the log begins at `first`) or GAP
     (from `first` to `last` nothing is kept, for `reason`). `previous` is the SHA-256 (hex) of the segment before it in
     this epoch, None for the first; `committed_at` the last commit's time (epoch seconds); `size` the messages' bytes
-    before compression, in their frames.
+    before compression, in their frames. `sequences` says where sequences stood
+    after the segment was read, never behind its rows: quoted name → [last value, whether it was given out]; all of them
+    in a run's first segment, then those that moved, so a later segment's word counts.
     """
 
     epoch: int
@@ -75,6 +78,7 @@ class Header:
     size: int = 0
     committed_at: float | None = None
     reason: str = ""
+    sequences: dict[str, tuple[int, bool]] = field(default_factory=dict)
     codec: str = "zlib"
     format: int = FORMAT
 
@@ -214,16 +218,31 @@ def read(path: Path) -> Segment:
         digest = file.read()
         if len(digest) < _DIGEST or sha.digest() != digest:
             raise SegmentCorrupt(f"{path} does not match its SHA-256: it was torn or changed after it was written.")
-        try:
-            file.seek(size - _DIGEST - _LENGTH.size)
-            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-            file.seek(size - _DIGEST - _LENGTH.size - length)
-            header = Header(**json.loads(file.read(length)))
-        except (OSError, ValueError, TypeError, struct.error) as error:
-            raise SegmentCorrupt(f"{path} has a right SHA-256 but no header that can be read: {error}.") from error
+    header = read_header(path)
     if path.name != name(header):
         raise SegmentCorrupt(f"{path} is not named after its positions, which would be {name(header)}.")
     return Segment(path, header, digest.hex())
+
+
+def read_header(path: Path) -> Header:
+    """What a segment says of itself, unproved; SegmentCorrupt when that cannot be read."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            file.seek(size - _DIGEST - _LENGTH.size)
+            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+            file.seek(size - _DIGEST - _LENGTH.size - length)
+            return Header(**json.loads(file.read(length)))
+    except (OSError, ValueError, TypeError, struct.error) as error:
+        raise SegmentCorrupt(f"{path} has no header that can be read: {error}.") from error
+
+
+def claimed(path: Path) -> Segment:
+    """What a segment says it is, and the SHA-256 that it says it has: nothing is proved by it."""
+    header = read_header(path)
+    with path.open("rb") as file:
+        file.seek(-_DIGEST, os.SEEK_END)
+        return Segment(path, header, file.read().hex())
 
 
 def blocks(path: Path) -> Iterator[bytes]:
@@ -239,6 +258,14 @@ def messages(segment: Segment) -> Iterator[bytes]:
     """The messages of pgoutput a segment holds, one after another; SegmentCorrupt when they cannot be read."""
     try:
         yield from copy_stream.messages(blocks(segment.path))
+    except (ValueError, struct.error, zlib.error) as error:
+        raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
+
+
+def message_lists(segment: Segment) -> Iterator[list[bytes]]:
+    """The same messages, many at a time."""
+    try:
+        yield from copy_stream.message_lists(blocks(segment.path))
     except (ValueError, struct.error, zlib.error) as error:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 

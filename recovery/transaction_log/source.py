@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 
 from recovery.connection import Refused, Session
+from recovery.transaction_log import ddl
 
 NAME = "citizens_log"
 """Of the publication and of the slot."""
@@ -18,6 +19,8 @@ SLOT_SECONDS = 20.0
 """Creating a slot waits for the transactions that run at that moment."""
 LOCK_MILLISECONDS = 2000
 """A table in use is tried again a minute later rather than queueing the applications behind us."""
+NOT_THERE = ("3F000", "42501", "42883")
+"""No such schema, no right to use it, no such function."""
 EXISTS = ("23505", "42P06", "42P07", "42710", "42723")
 
 _SLOT = f"""
@@ -87,30 +90,46 @@ class Slot:
     position: str
 
 
+def sequences(session: Session, seconds: float) -> dict[str, tuple[int, bool]]:
+    """Where every sequence stands: quoted name → (last value, whether it was given out)."""
+    try:
+        rows = session.run("SELECT name, last_value, is_called FROM recovery.sequence_positions()", seconds)
+    except Refused as refused:
+        if refused.sqlstate in NOT_THERE:
+            raise NotPrepared(
+                f"recovery.sequence_positions() is missing at {session.endpoint}; the rotation function puts it in "
+                "place every few minutes: look at its log if this goes on."
+            ) from refused
+        raise
+    return {str(name): (int(value), bool(called)) for name, value, called in rows}
+
+
 def has_publication(session: Session, seconds: float) -> bool:
-    """Whether publication and event trigger are there."""
+    """Whether publication and event triggers are there."""
     return bool(
         session.run(_state_of("pg_publication", "pubname"), seconds)
         and session.run("SELECT 1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'recovery_give_identity'", seconds)
+        and session.run("SELECT 1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'recovery_ddl_2_keep'", seconds)
     )
 
 
 def require_publication(session: Session, seconds: float) -> None:
-    """NotPrepared unless publication and event trigger are there."""
+    """NotPrepared unless publication and event triggers are there."""
     if not has_publication(session, seconds):
         raise NotPrepared(
-            f"The publication {NAME} or its event trigger is missing at {session.endpoint}; the rotation function puts "
-            "both in place every few minutes: look at its log if this goes on."
+            f"The publication {NAME} or an event trigger is missing at {session.endpoint}; the rotation function puts "
+            "them in place every few minutes: look at its log if this goes on."
         )
 
 
 def ensure_publication(session: Session, seconds: float) -> None:
-    """Identities, event trigger and publication, in one transaction. Does nothing when all is there."""
-    if has_publication(session, seconds):
+    """Identities, event triggers and publication, in one transaction. Does nothing when all is there."""
+    if has_publication(session, seconds) and ddl.installed(session, seconds):
         return
     try:
         with session.transaction(seconds):
             session.run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}", seconds)
+            ddl.install(session, seconds)
             if not session.run(
                 "SELECT 1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'recovery_give_identity'", seconds
             ):

@@ -70,7 +70,8 @@ def deployed(request: pytest.FixtureRequest) -> Iterator[Deployed]:
     local.play_agency(cloud.environment, suffix)
     outputs.write(cdk.deploy(), suffix)
     try:
-        yield Deployed(Account(cloud.environment), outputs.read(), cdk)
+        # Not the newest deploy's: other environments are deployed meanwhile.
+        yield Deployed(Account(cloud.environment), outputs.read(outputs.of_suffix(suffix)), cdk)
     finally:
         outputs.forget(suffix)
         cdk.discard()

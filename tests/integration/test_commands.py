@@ -65,25 +65,16 @@ def test_deploying_without_a_local_cloud_says_how_to_start_one(tmp_path: Path) -
     assert "make local-up" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("value", "sentence"),
-    [
-        (None, "does not exist"),
-        ({"username": "citizens_admin"}, "password"),
-        ({"username": "citizens_admin", "password": "with@sign-and-length"}, "at sign"),
-    ],
-)
-def test_a_secret_that_cannot_serve_stops_the_deploy_before_anything_is_made(
-    cloud: Cloud, value: dict[str, str] | None, sentence: str
-) -> None:
+def test_a_secret_that_cannot_serve_stops_the_deploy_before_anything_is_made(cloud: Cloud) -> None:
+    """One of the ways in which it cannot; the others are tried with the preflight that a deploy runs."""
     account, name = Account(cloud.environment), f"citizens/bad/{secrets.token_hex(4)}x"
-    if value is not None:
-        account.client("secretsmanager").create_secret(Name=name, SecretString=json.dumps(value))
+    value = {"username": "citizens_admin", "password": "with@sign-and-length"}
+    account.client("secretsmanager").create_secret(Name=name, SecretString=json.dumps(value))
     state = str(cloud.state)
     arguments = ("deployment", "deploy", "--local", "--suffix", "bad", "--state", state)
     done = run(*arguments, environment={"SECRET_NAME": name})
     assert done.returncode == 1
-    assert sentence in done.stderr
+    assert "at sign" in done.stderr
     assert "Traceback" not in done.stderr
     stacks = account.client("cloudformation").describe_stacks()["Stacks"]
     assert not [stack for stack in stacks if stack["StackName"].endswith("-bad")]

@@ -107,6 +107,13 @@ def test_a_destroy_that_was_interrupted_and_stood_in_front_of_an_interface_leave
     )
     rds, member = environment.client("rds"), environment.outputs["Member1Identifier"]
     rds.create_db_snapshot(DBInstanceIdentifier=member, DBSnapshotIdentifier=f"{member}-before-a-change")
+    restored = f"citizens-restored-{environment.suffix}"
+    rds.restore_db_instance_to_point_in_time(
+        SourceDBInstanceIdentifier=member,
+        TargetDBInstanceIdentifier=restored,
+        UseLatestRestorableTime=True,
+        DeletionProtection=True,
+    )
     environment.client("secretsmanager").rotate_secret(SecretId=environment.outputs["SecretArn"])
     eventually(lambda: environment.secret()["password"] != first["password"], 60, "a rotated secret")
     rotated = environment.secret()
@@ -260,7 +267,8 @@ def test_a_protected_environment_goes_only_when_confirmed_and_its_data_stays(pro
     for remainder in stays:
         assert str(remainder) in done.stdout, "everything that stays is listed"
     kinds = {remainder.kind for remainder in stays}
-    kept = {"DB snapshot", "file system", "table", "backup vault", "recovery point", "log group", "key", "queue"}
+    kept = {"DB snapshot", "automated backup", "file system", "table", "backup vault", "recovery point", "log group"}
+    kept |= {"key", "queue"}
     assert kinds == kept
     newest = f"DB snapshot {protected.outputs['Member2Identifier']}-final-"
     assert [each for each in stays if str(each).startswith(newest)], "RDS deletes a template's replica without one"

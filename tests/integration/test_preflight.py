@@ -208,6 +208,25 @@ def test_a_name_left_over_from_an_earlier_environment_fails(subject: Subject) ->
     assert "make destroy" in verdict.todo
 
 
+def test_an_instance_that_somebody_restored_is_left_over_without_a_stack(subject: Subject) -> None:
+    rds, name = subject.account.client("rds"), f"citizens-restored-{subject.suffix}"
+    rds.create_db_instance(
+        DBInstanceIdentifier=name,
+        Engine="postgres",
+        DBInstanceClass="db.t4g.medium",
+        AllocatedStorage=20,
+        MasterUsername="citizens_admin",
+        MasterUserPassword="Start-Password-1",
+        BackupRetentionPeriod=0,
+    )
+    try:
+        verdict = finding(subject, "names")
+    finally:
+        rds.delete_db_instance(DBInstanceIdentifier=name, SkipFinalSnapshot=True)
+    assert verdict.verdict == "failed"
+    assert f"DB instance {name}" in verdict.found
+
+
 def test_a_snapshot_kept_from_an_earlier_environment_is_only_a_warning(subject: Subject) -> None:
     kms = subject.account.client("kms")
     kept = kms.create_key(Description=f"Encrypts the log groups of citizens-{subject.suffix}")["KeyMetadata"]["KeyId"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
 import uuid
+from collections.abc import Callable
+from typing import Any
 
+import boto3
 import psycopg
 import pytest
+from botocore.exceptions import ClientError
 from psycopg.conninfo import conninfo_to_dict
 
 from deployment import remains
+from deployment.account import Account
 from deployment.destruction import Destruction
 from deployment.operations import Operations
 from deployment.problem import Problem
@@ -20,8 +26,9 @@ from drills.cycles import INSTANT, Cycles
 from drills.ledger import Ledger
 from drills.rotation_load import rotate_under_load
 from drills.scenarios import post
-from recovery import history
+from recovery import history, incident
 from recovery.table import RecoveryTable
+from stacks.settings import REGION
 from tests.integration.conftest import Deployed, eventually
 
 TABLE = "public.workflow_test"
@@ -75,6 +82,31 @@ def test_a_write_on_the_primary_is_seen_on_the_standby(deployed: Deployed, writt
 def test_a_plaintext_connection_is_refused(deployed: Deployed, member: int) -> None:
     with pytest.raises(psycopg.OperationalError, match="no encryption"):
         deployed.application.connect_member(member, sslmode="disable")
+
+
+def without_tls(deployed: Deployed, service: str) -> Any:
+    """A client of an AWS service that does not encrypt; nobody but this test has one."""
+    if not deployed.account.is_local:
+        return boto3.client(service, region_name=REGION, use_ssl=False)  # type: ignore[call-overload]
+    plain = deployed.control.removesuffix("/_local")
+    return Account({**deployed.account.environment, "AWS_ENDPOINT_URL": plain}).client(service)
+
+
+def test_a_call_to_the_alert_topic_without_tls_is_refused(deployed: Deployed) -> None:
+    with pytest.raises(ClientError, match="not authorized to perform: sns:Publish"):
+        without_tls(deployed, "sns").publish(TopicArn=deployed.outputs["AlertTopicArn"], Message="in the clear")
+
+
+@pytest.mark.parametrize("call", ["send_message", "receive_message", "purge_queue"])
+def test_a_call_to_the_dead_letter_queue_without_tls_is_refused(deployed: Deployed, call: str) -> None:
+    encrypted = deployed.account.client("sqs")
+    name = f"citizens-dead-letters-{deployed.outputs['EnvironmentSuffix']}"
+    queue = encrypted.get_queue_url(QueueName=name)["QueueUrl"]
+    message = {"MessageBody": "in the clear"} if call == "send_message" else {}
+    with pytest.raises(ClientError) as refused:
+        getattr(without_tls(deployed, "sqs"), call)(QueueUrl=queue, **message)
+    assert refused.value.response["Error"]["Code"].startswith("AccessDenied")
+    assert encrypted.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]
 
 
 def test_the_certificate_of_one_member_does_not_pass_for_the_other(deployed: Deployed) -> None:
@@ -170,6 +202,148 @@ def test_thirty_days_later_the_password_has_changed_by_itself(deployed: Deployed
     post(f"{deployed.control}/clock", {"advance_seconds": day + 1}, "PUT")
     eventually(lambda: deployed.application.credentials()[1] != old, 30, "the rotation")
     deployed.application.connect().close()
+
+
+def alarm(deployed: Deployed, name: str) -> dict[str, Any]:
+    full = f"citizens-{name}-{deployed.outputs['EnvironmentSuffix']}"
+    (found,) = deployed.account.client("cloudwatch").describe_alarms(AlarmNames=[full])["MetricAlarms"]
+    return dict(found)
+
+
+def eventually_is(deployed: Deployed, name: str, state: str, within: float = 30) -> dict[str, Any]:
+    return eventually(
+        lambda: found if (found := alarm(deployed, name))["StateValue"] == state else None, within, f"{name}: {state}"
+    )
+
+
+def advance(deployed: Deployed, seconds: float) -> None:
+    post(f"{deployed.control}/clock", {"advance_seconds": seconds}, "PUT")
+
+
+def logged(deployed: Deployed, group: str, words: str) -> int:
+    streams = deployed.account.client("logs").get_paginator("filter_log_events")
+    pages = streams.paginate(logGroupName=group, filterPattern=f'"{words}"')
+    return sum(words in event["message"] for page in pages for event in page["events"])
+
+
+def rotation_log(deployed: Deployed) -> str:
+    return f"/aws/lambda/citizens-rotation-{deployed.outputs['EnvironmentSuffix']}"
+
+
+def hold_the_lease(deployed: Deployed) -> Callable[[], None]:
+    """Take the lease as a witness does that has started an incident; returns what releases it."""
+    name = deployed.outputs["RecoveryTableName"]
+    dynamodb = deployed.account.client("dynamodb")
+    assert incident.take_lease(RecoveryTable(dynamodb, name), 1, "a", time.time()) is not None
+    return lambda: dynamodb.delete_item(TableName=name, Key={"id": {"S": incident.LEASE}}) and None
+
+
+def rotate(deployed: Deployed) -> None:
+    """Ask for a rotation; where one was left behind Secrets Manager refuses, and takes that one up again."""
+    with contextlib.suppress(deployed.account.client("secretsmanager").exceptions.InvalidRequestException):
+        deployed.account.client("secretsmanager").rotate_secret(SecretId=deployed.outputs["SecretArn"])
+
+
+def rotated(deployed: Deployed, old: str) -> str:
+    return eventually(lambda: new if (new := deployed.application.credentials()[1]) != old else None, 60, "a rotation")
+
+
+def is_refused(deployed: Deployed, password: str) -> bool:
+    try:
+        deployed.application.connect_member(1, password=password).close()
+    except psycopg.OperationalError as error:
+        return "password authentication failed" in str(error)
+    return False
+
+
+@pytest.mark.breaks_the_machine
+def test_no_rotation_runs_during_an_incident_and_an_alarm_says_that_it_failed(deployed: Deployed) -> None:
+    old = deployed.application.credentials()[1]
+    advance(deployed, 120)
+    eventually_is(deployed, "rotation-failed", "OK")
+    release = hold_the_lease(deployed)
+    try:
+        rotate(deployed)
+        fired = eventually_is(deployed, "rotation-failed", "ALARM")
+        assert logged(deployed, rotation_log(deployed), "no rotation runs during a failover") >= 1
+        assert deployed.application.credentials()[1] == old
+        deployed.application.connect().close()
+    finally:
+        release()
+    assert "keeps working" in fired["AlarmDescription"]
+    assert "rotate-secret" in fired["AlarmDescription"]
+
+    def taken_up() -> bool:
+        rotate(deployed)
+        return deployed.application.credentials()[1] != old
+
+    eventually(taken_up, 60, "the rotation that was left behind")
+    deployed.application.connect().close()
+    advance(deployed, 120)
+    eventually_is(deployed, "rotation-failed", "OK")
+
+
+@pytest.mark.breaks_the_machine
+def test_a_password_that_was_superseded_is_an_alarm_when_it_is_used_again_and_again(deployed: Deployed) -> None:
+    group = deployed.outputs["Member1LogGroupName"]
+    old = deployed.application.credentials()[1]
+    rotate(deployed)
+    rotated(deployed, old)
+    advance(deployed, 4000)
+    eventually_is(deployed, "superseded-password", "OK")
+
+    def sign_in_with_the_old_one() -> None:
+        before = logged(deployed, group, "password authentication failed")
+        assert is_refused(deployed, old)
+        eventually(
+            lambda: logged(deployed, group, "password authentication failed") > before,
+            10,
+            "the server's line in the log",
+        )
+
+    sign_in_with_the_old_one()
+    time.sleep(2.5)
+    assert alarm(deployed, "superseded-password")["StateValue"] == "OK", "once is what a client meets in a rotation"
+    advance(deployed, 600)
+    sign_in_with_the_old_one()
+    fired = eventually_is(deployed, "superseded-password", "ALARM")
+    assert group in fired["AlarmDescription"]
+    advance(deployed, 4000)
+    eventually_is(deployed, "superseded-password", "OK")
+
+
+@pytest.mark.breaks_the_machine
+def test_a_rotation_that_is_overdue_is_an_alarm_until_it_has_run(deployed: Deployed) -> None:
+    old = deployed.application.credentials()[1]
+    log = rotation_log(deployed)
+
+    def measure_again() -> None:
+        before = logged(deployed, log, "password age")
+        advance(deployed, 900)
+        eventually(lambda: logged(deployed, log, "password age") > before, 30, "the password's age")
+
+    measure_again()
+    eventually_is(deployed, "rotation-overdue", "OK")
+    release = hold_the_lease(deployed)
+    try:
+        advance(deployed, 31.5 * 86_400)
+        for _ in range(4):
+            measure_again()
+        time.sleep(2.5)
+        # All of the hour's periods have been measured by now: it is the age, not the silence of the jump.
+        fired = eventually_is(deployed, "rotation-overdue", "ALARM")
+        assert deployed.application.credentials()[1] == old
+    finally:
+        release()
+    assert "older than 31 days" in fired["AlarmDescription"]
+
+    def taken_up() -> bool:
+        rotate(deployed)
+        return deployed.application.credentials()[1] != old
+
+    eventually(taken_up, 60, "the rotation")
+    measure_again()
+    eventually_is(deployed, "rotation-overdue", "OK")
 
 
 @pytest.mark.breaks_the_machine

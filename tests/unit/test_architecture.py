@@ -13,10 +13,10 @@ PACKAGES = ("stacks", "recovery", "functions", "local_cloud", "deployment", "dri
 MAY_IMPORT = {
     "recovery": set(),
     "functions": {"recovery"},
-    "stacks": {"recovery.objectives"},
+    "stacks": {"recovery.objectives", "recovery.promise", "recovery.worst_case"},
     "local_cloud": set(),
-    "deployment": {"recovery", "stacks.settings", "stacks.names"},
-    "drills": {"recovery", "deployment", "stacks.settings"},
+    "deployment": {"recovery", "stacks.settings", "stacks.names", "stacks.promised"},
+    "drills": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
     "benchmarks": {"recovery", "deployment", "stacks.settings", "drills", "local_cloud"},
 }

@@ -29,7 +29,7 @@ def sentence(deployed: Pair, token: str, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(Exception):  # noqa: B017, PT011 - whatever it is, Secrets Manager must learn of it
             rotation.handler({"SecretId": SECRET, "ClientRequestToken": token, "Step": step}, Context())
         (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert (line["event"], line["step"]) == ("step failed", step)
+        assert (line["event"], line["step"]) == ("rotation step failed", step)
         assert PASSWORD not in json.dumps(line)
         return str(line["reason"])
 

@@ -32,6 +32,7 @@ class RunningCloud:
             self._clients[service] = boto3.client(
                 service,  # type: ignore[call-overload]
                 endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+                verify=self.environment["AWS_CA_BUNDLE"],
                 region_name=self.environment["AWS_REGION"],
                 aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
                 aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],

@@ -90,6 +90,7 @@ FUNCTIONS = {
     "services.secretsmanager._describe_secret": "data",
     "services.secretsmanager._find_stage_version": "secret, stage",
     "services.secretsmanager._get_secret_value": "data",
+    "services.secretsmanager._put_secret_value": "data",
     "services.secretsmanager._remove_stage": "secret, version_id, stage",
     "services.secretsmanager._resolve": "secret_id, use_arn_scope",
     "services.secretsmanager._rotate_secret": "data",

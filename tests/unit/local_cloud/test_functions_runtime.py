@@ -65,7 +65,7 @@ def test_a_function_sees_its_own_environment_and_nothing_of_the_servers(
     assert seen["AWS_LAMBDA_FUNCTION_NAME"] == "f"
     assert seen["_HANDLER"] == "app.handler"
     assert seen["AWS_EXECUTION_ENV"] == "AWS_Lambda_python3.14"
-    assert seen["AWS_ENDPOINT_URL"] == "http://127.0.0.1:4566"
+    assert seen["AWS_ENDPOINT_URL"] == "https://127.0.0.1:4566"
     assert seen["AWS_CONFIG_FILE"] == seen["AWS_SHARED_CREDENTIALS_FILE"] == os.devnull
     assert seen["PGSSLROOTCERT"] == str(account.authority_bundle)
 

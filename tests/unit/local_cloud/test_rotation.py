@@ -139,6 +139,15 @@ def test_a_version_that_has_no_value_yet_cannot_be_read(cloud: RunningCloud, per
         secrets.get_secret_value(SecretId="empty", VersionStage="AWSPENDING")
 
 
+def test_a_staging_label_is_on_one_version(cloud: RunningCloud) -> None:
+    client, arn = cloud.client("secretsmanager"), secret(cloud, "labelled")
+    for password in ("left behind", "newer"):
+        client.put_secret_value(SecretId=arn, SecretString=password, VersionStages=["AWSPENDING"])
+    assert client.get_secret_value(SecretId=arn, VersionStage="AWSPENDING")["SecretString"] == "newer"
+    held = client.describe_secret(SecretId=arn)["VersionIdsToStages"].values()
+    assert sorted(label for labels in held for label in labels) == ["AWSCURRENT", "AWSPENDING"]
+
+
 def test_a_schedule_that_does_not_rotate_at_once_runs_the_test_only(cloud: RunningCloud, permitted: str) -> None:
     arn = secret(cloud, "scheduled")
     resources = schedule(arn, permitted, RotateImmediatelyOnUpdate=False)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_a_rate_fires_as_soon_as_it_exists_and_then_after_every_interval(account
     schedules.tick_schedules()
     eventually(lambda: len(noted(account)) == 2)
     assert noted(account)[0] == {"from": "schedule"}
+
+
+def test_a_payload_may_name_the_schedule_its_time_and_the_attempt(account: Account, noting: str) -> None:
+    words = {name: f"<aws.scheduler.{name}>" for name in ("schedule-arn", "scheduled-time", "attempt-number")}
+    role = account.role("caller", "lambda:InvokeFunction", service=schedules.SCHEDULER)
+    schedule(account, noting, Target={"Arn": noting, "RoleArn": role, "Input": json.dumps(words)})
+    day = 86_400
+    schedules.advance(40 * day)
+    schedules.tick_schedules()
+    eventually(lambda: len(noted(account)) == 1)
+    (event,) = noted(account)
+    assert event["schedule-arn"].endswith("/every")
+    assert event["attempt-number"] == "1"
+    ahead = datetime.fromisoformat(event["scheduled-time"]) - datetime.now(UTC)
+    assert timedelta(days=40) - timedelta(minutes=1) < ahead <= timedelta(days=40), "the moved clock's time"
 
 
 def test_a_deleted_schedule_stops_and_one_made_again_begins_again(account: Account, noting: str) -> None:

@@ -26,7 +26,7 @@ def state(open_folder: Path) -> Iterator[Path]:
 
 
 def options(state: Path) -> LocalCloudOptions:
-    return LocalCloudOptions(state, "127.0.0.1", 4711, "111122223333", "eu-central-2", "10.60.0.10")
+    return LocalCloudOptions(state, "127.0.0.1", 4711, "111122223333", "eu-central-2", "10.60.0.10", plain_port=4712)
 
 
 def environment_of(state: Path) -> dict[str, str]:
@@ -154,9 +154,10 @@ def test_the_listener_holds_its_port() -> None:
 
 def test_clients_are_pointed_at_this_local_cloud_and_at_nothing_else(tmp_path: Path) -> None:
     client = server.client_environment(options(tmp_path), tmp_path / "ca.pem")
-    assert client["AWS_ENDPOINT_URL"] == "http://127.0.0.1:4711"
-    assert client["LOCAL_CLOUD_URL"] == "http://127.0.0.1:4711/_local"
-    assert client["PGSSLROOTCERT"] == str(tmp_path / "ca.pem")
+    assert client["AWS_ENDPOINT_URL"] == "https://127.0.0.1:4711"
+    assert client["LOCAL_CLOUD_URL"] == "http://127.0.0.1:4712/_local"
+    for variable in ("PGSSLROOTCERT", "AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"):
+        assert client[variable] == str(tmp_path / "ca.pem")
     assert client["AWS_CONFIG_FILE"] == client["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ministack import app
-from ministack.core import iam_evaluator
 from ministack.services import dynamodb, ec2, iam, stepfunctions
 from ministack.services.cloudformation import provisioners
 
@@ -367,13 +365,7 @@ def test_condition_keys_that_the_emulator_leaves_out_are_there(account: Account)
         (state_machines._dispatch_query, ["service_info", "service_name", "action", "input_data"]),
         (stepfunctions._resolve_state_machine_arn, ["arn"]),
         (permissions._request_tag_context, ["service", "iam_action", "body", "params"]),
-        (permissions._pin_request_origin, ["source_ip", "secure_transport"]),
     ],
 )
 def test_the_emulators_hooks_for_state_machines_are_as_expected(original: Any, parameters: list[str]) -> None:
     assert list(inspect.signature(original).parameters) == parameters
-
-
-def test_calls_count_as_encrypted(account: Account) -> None:
-    app.pin_request_origin("127.0.0.1", False)
-    assert iam_evaluator._request_origin.get() == ("127.0.0.1", True)

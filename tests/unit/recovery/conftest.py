@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
+    from tests.unit.recovery.rehearsal import Rehearsal
+
 MASTER = "agency"
 PASSWORD = "Correct-Horse-18"
 PRIMARY, STANDBY = "citizens-1-test", "citizens-2-test"
@@ -83,8 +85,15 @@ class Pair:
     def standby(self) -> Endpoint:
         return self.members[STANDBY].endpoint
 
-    def open(self, endpoint: Endpoint | None = None, password: str = PASSWORD, user: str = MASTER) -> Session:
-        return Session.open(endpoint or self.primary, self.database, Credentials(user, password), 5.0, "test")
+    def open(
+        self,
+        endpoint: Endpoint | None = None,
+        password: str = PASSWORD,
+        user: str = MASTER,
+        database: str = "citizens",
+    ) -> Session:
+        where = Database(database, self.database.tls)
+        return Session.open(endpoint or self.primary, where, Credentials(user, password), 5.0, "test")
 
     def access(self, user: str) -> Access:
         """The way in of a function's database user."""
@@ -117,7 +126,7 @@ def _spec(identifier: str) -> InstanceSpec:
         database="citizens",
         port=5432,
         multi_az=False,
-        parameters={"rds.logical_replication": "1", "rds.force_ssl": "1"},
+        parameters={"rds.logical_replication": "1", "rds.force_ssl": "1", "track_commit_timestamp": "1"},
         engine_version="18.6",
         security_groups=("sg-1",),
         availability_zones=("eu-central-2a", "eu-central-2c"),
@@ -218,3 +227,15 @@ def secrets_manager(aws: None) -> SecretsManagerClient:
 @pytest.fixture
 def token() -> str:
     return str(uuid.uuid4())
+
+
+@pytest.fixture
+def rehearsal(members: Pair, tmp_path: Path) -> Iterator[Rehearsal]:
+    from tests.unit.recovery.rehearsal import Rehearsal
+
+    made = Rehearsal(members, members.open(), tmp_path, [])
+    yield made
+    made.primary.close()
+    with made.open("postgres") as elsewhere:
+        for name in made.copies:
+            elsewhere.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", 20)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recovery import rds
+from recovery import override, rds
 from recovery.arbiter import (
+    BUSY_STATUSES,
     LOST_STATUSES,
     SIGNALS_NEEDED,
     Situation,
@@ -15,13 +16,17 @@ from recovery.arbiter import (
     decide,
     fresh,
     lost,
+    serves_others,
     trust_seconds,
     waiting_limit,
 )
 from recovery.objectives import Detection, Objectives
 from recovery.observation import Observation, PrimaryView, StandbyView
+from recovery.override import Override
+from recovery.pause import Pause
 from recovery.rds import Event, MemberStatus
 from recovery.roles import Roles
+from recovery.table import RecoveryTable
 
 NOW = 1_800_000_000.0
 ROLES = Roles(3, "one", "two", "2027-01-15T08:00:00.000Z")
@@ -37,19 +42,23 @@ def seen(
     standby: bool = True,
     age: float = 1.0,
     epoch: int = 3,
+    committed: float | None = None,
 ) -> Observation:
     return Observation(
         witness=witness,
         at=NOW - age,
         epoch=epoch,
         primary=PrimaryView(primary),
-        standby=StandbyView(standby, None, lag if standby else None),
+        standby=StandbyView(
+            standby, None, lag if standby else None, committed_at=None if committed is None else NOW - committed
+        ),
         failures=0 if primary else failures,
         first_failure_at=None if primary else NOW - since,
     )
 
 
 BOTH_BLIND = (seen("a"), seen("c"))
+ACCEPTED = Override("duty officer", "the standby is all that is left", frozenset({"lag"}))
 AVAILABLE = MemberStatus("available", None, True)
 REPLICA = MemberStatus("available", "one", True)
 
@@ -96,8 +105,104 @@ def test_rds_gets_its_grace_to_fail_over_by_itself(primary: MemberStatus) -> Non
     early = decide(situation(primary=primary))
     assert early.action == "wait"
     assert "10 s of 150 s" in early.reason
-    late = (seen("a", since=151), seen("c", since=149))
+    late = (seen("a", since=153), seen("c", since=151))
     assert decide(situation(primary=primary, observations=late)).action == "promote"
+
+
+def test_the_grace_counts_from_the_witness_that_lost_the_primary_last() -> None:
+    """One witness may have been cut off from it for hours when RDS begins to fail over."""
+    for_an_hour = (seen("a", since=3600), seen("c", since=10))
+    assert decide(situation(primary=AVAILABLE, observations=for_an_hour)).action == "wait"
+    assert decide(situation(primary=AVAILABLE, observations=(seen("a", since=3600), seen("c", since=151)))).action == (
+        "promote"
+    )
+
+
+def test_a_failure_that_rds_reported_does_not_cut_its_own_failover_short() -> None:
+    failed = Event(NOW - 9, "one", "DB instance failure.", ("failure",))
+    started = Event(NOW - 8, "one", "Multi-AZ instance failover started.", ("failover",))
+    assert decide(situation(primary=AVAILABLE, events=(failed,))).action == "promote"
+    assert decide(situation(primary=AVAILABLE, events=(failed, started))).action == "wait"
+    assert decide(situation(events=(failed, started))).action == "promote", "its status is its last word"
+
+
+def test_a_pause_refuses_automatic_action_until_it_is_over_or_an_operator_acts() -> None:
+    pause = Pause("restore test", NOW + 600, "duty officer")
+    decision = decide(situation(paused=pause))
+    assert decision.action == "refuse"
+    assert decision.reason == "duty officer paused automatic action for another 600 s: restore test."
+    assert decide(situation(paused=replace(pause, until=NOW))).action == "promote"
+    assert decide(situation(paused=pause, override=ACCEPTED)).action == "promote"
+    healthy = (seen("a", primary=True), seen("c", primary=True))
+    assert decide(situation(paused=pause, observations=healthy)).action == "stand_by"
+
+
+@pytest.mark.parametrize(("lag", "said"), [(3700.0, "lags 3700.0 s, of an RPO of 3600 s"), (None, "an unknown time")])
+def test_an_operator_may_accept_what_is_lost_by_lag(lag: float | None, said: str) -> None:
+    behind = situation(observations=(seen("a", lag=lag), seen("c", lag=lag)))
+    assert decide(behind).action in ("refuse", "wait")
+    decision = decide(replace(behind, override=ACCEPTED))
+    assert decision.action == "promote"
+    assert said in decision.reason
+    assert "duty officer accepts (the standby is all that is left)" in decision.reason
+    assert decide(replace(behind, override=replace(ACCEPTED, accepts=frozenset({"fence"})))).action != "promote"
+
+
+def test_an_override_is_no_second_signal() -> None:
+    alone = situation(primary=AVAILABLE, observations=(seen("a"),), override=ACCEPTED)
+    assert decide(alone).action == "wait"
+    assert decide(replace(alone, started_at=NOW - 400)).action == "refuse"
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"accepts": ["lag"], "reason": "because"}, "does not say who accepts it and why"),
+        ({"accepts": ["lag"], "by": "me", "reason": " "}, "does not say who accepts it and why"),
+        ({"accepts": ["lag", "signals"], "by": "me", "reason": "because"}, "accepts signals"),
+    ],
+)
+def test_an_override_says_who_accepts_what_and_why(given: dict[str, object], wrong: str) -> None:
+    with pytest.raises(override.OverrideMalformed, match=wrong):
+        override.parse(given)
+
+
+@pytest.mark.parametrize("given", [None, {}, {"accepts": []}, {"by": "me", "accepts": []}])
+def test_nothing_accepted_is_no_override(given: dict[str, object] | None) -> None:
+    assert override.parse(given) is None
+
+
+def test_an_override_that_was_ordered_holds_for_its_time(table: RecoveryTable) -> None:
+    assert override.active(table, NOW) is None
+    ordered = override.order(table, ["fence"], "it is unplugged", "duty officer", 600, NOW)
+    assert override.active(table, NOW + 599) == ordered
+    assert override.active(table, NOW + 600) is None
+
+
+@pytest.mark.parametrize(
+    ("accepts", "seconds", "wrong"),
+    [([], 600, "accepts nothing"), (["lag"], 0, "An override of 0 s"), (["lag"], 90000, "90000 s is refused")],
+)
+def test_an_order_that_nobody_could_mean_is_refused(
+    table: RecoveryTable, accepts: list[str], seconds: float, wrong: str
+) -> None:
+    with pytest.raises(override.OverrideMalformed, match=wrong):
+        override.order(table, accepts, "because", "me", seconds, NOW)
+    assert table.get(override.OVERRIDE) is None
+
+
+def test_a_decision_carries_what_is_accepted() -> None:
+    assert decide(situation(override=ACCEPTED)).override == {
+        "by": "duty officer",
+        "reason": "the standby is all that is left",
+        "accepts": ["lag"],
+    }
+    assert decide(situation()).override is None
+
+
+def test_one_thing_accepted_may_be_given_without_a_list() -> None:
+    found = override.parse({"by": "me", "reason": "because", "accepts": "fence"})
+    assert found == Override("me", "because", frozenset({"fence"}))
 
 
 def test_a_failover_under_way_is_named() -> None:
@@ -186,6 +291,28 @@ def test_without_a_standby_the_multi_az_copy_is_forced_once_after_the_grace() ->
     assert decide(replace(hindered, primary=MemberStatus("available"))).action == "refuse"
 
 
+def test_witnesses_that_are_cut_off_while_clients_go_on_committing_are_not_believed() -> None:
+    blind = (seen("a", since=200, committed=1), seen("c", since=200))
+    decision = decide(situation(primary=AVAILABLE, observations=blind))
+    assert decision.action == "wait"
+    assert "199 s after the first failed probe" in decision.reason
+    assert decide(situation(primary=AVAILABLE, observations=blind, started_at=NOW - 400)).action == "stand_by"
+    assert decide(situation(observations=blind)).action == "promote", "RDS itself says that it is lost"
+
+
+@pytest.mark.parametrize("committed", [20, 199, 201])
+def test_commits_from_before_the_loss_or_of_a_while_ago_prove_nothing(committed: float) -> None:
+    blind = (seen("a", since=200, committed=committed), seen("c", since=200))
+    assert decide(situation(primary=AVAILABLE, observations=blind)).action == "promote"
+
+
+@pytest.mark.parametrize("holder", ["", "another"])
+def test_an_incident_without_the_lease_does_nothing(holder: str) -> None:
+    decision = decide(situation(holder=holder))
+    assert decision.action == "stand_by"
+    assert (holder or "nobody") in decision.reason
+
+
 def test_an_incident_of_an_earlier_epoch_is_settled() -> None:
     decision = decide(situation(epoch=2))
     assert decision.action == "stand_by"
@@ -202,6 +329,7 @@ def test_the_inputs_say_which_observations_counted() -> None:
 
 OTHER_STATUSES = ("available", "rebooting", "backing-up", "unknown", "incompatible-restore", "modifying")
 STATUSES = [*sorted(LOST_STATUSES), *OTHER_STATUSES]
+NONSENSE = (float("nan"), float("inf"), float("-inf"))
 moments = st.floats(NOW - 4000, NOW + 100)
 observations = st.builds(
     Observation,
@@ -209,11 +337,22 @@ observations = st.builds(
     at=st.one_of(st.floats(NOW - 20, NOW + 10), moments),
     epoch=st.sampled_from([2, 3, 3, 3]),
     primary=st.builds(PrimaryView, st.booleans()),
-    standby=st.builds(StandbyView, st.booleans(), st.none(), st.one_of(st.none(), st.floats(0, 7200))),
+    standby=st.builds(
+        StandbyView,
+        st.booleans(),
+        st.none(),
+        st.one_of(st.none(), st.floats(0, 7200), st.sampled_from(NONSENSE)),
+        committed_at=st.one_of(st.none(), st.floats(NOW - 20, NOW), moments, st.sampled_from(NONSENSE)),
+    ),
     failures=st.integers(0, 10),
-    first_failure_at=st.one_of(st.none(), moments),
+    first_failure_at=st.one_of(st.none(), moments, st.sampled_from(NONSENSE)),
 )
-statuses = st.builds(MemberStatus, st.sampled_from(STATUSES), st.sampled_from([None, "one", "other"]), st.booleans())
+statuses = st.builds(
+    MemberStatus,
+    st.one_of(st.sampled_from(STATUSES), st.text(max_size=12)),
+    st.sampled_from([None, "one", "other"]),
+    st.booleans(),
+)
 events = st.builds(
     Event,
     moments,
@@ -232,12 +371,17 @@ situations = st.builds(
     standby=statuses,
     events=st.lists(events, max_size=3).map(tuple),
     forced=st.booleans(),
+    holder=st.sampled_from([None, None, None, "", "another"]),
+    paused=st.one_of(st.none(), st.builds(Pause, st.just("drill"), moments, st.just("me"))),
+    override=st.one_of(
+        st.none(), st.builds(Override, st.just("me"), st.just("why"), st.frozensets(st.sampled_from(["lag", "fence"])))
+    ),
     detection=st.builds(Detection, multi_az_grace=st.floats(0, 1200), failure_threshold=st.integers(1, 5)),
     objectives=st.builds(Objectives, st.floats(60, 1800), st.floats(1, 7200)),
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(situations)
 def test_every_situation_is_decided_within_the_rules(case: Situation) -> None:
     decision = decide(case)
@@ -251,10 +395,27 @@ def test_every_situation_is_decided_within_the_rules(case: Situation) -> None:
         assert blind, "RDS alone never decides"
         assert not any(each.primary.reachable for each in counted)
         assert case.epoch == case.roles.epoch
+        assert case.holder is None
+        if not (lost(case.primary.status) or failed):
+            assert serves_others(counted, case) is None
+        assert case.override or not case.paused or case.paused.until <= case.now
     if decision.action == "promote":
         lags = [each.standby.lag_seconds for each in counted if each.standby.lag_seconds is not None]
-        assert lags
-        assert max(lags) <= case.objectives.rpo_seconds
+        if case.override is None or "lag" not in case.override.accepts:
+            assert lags
+            assert all(lag <= case.objectives.rpo_seconds for lag in lags)
+        elapsed = case.now - max(
+            [each.first_failure_at for each in counted if each.first_failure_at is not None] or [case.started_at]
+        )
+        over = case.now - case.started_at >= waiting_limit(case.detection, case.objectives)
+        if elapsed < case.detection.multi_az_grace and not over and not lost(case.primary.status):
+            # Within the grace: only on RDS's own word that it failed, and not while it does something about it
+            assert any(event.member == "one" and event.failure for event in case.events)
+            assert case.primary.status not in (*BUSY_STATUSES, "unknown")
+            latest = [each for each in case.events if each.member == "one" and "failover" in each.categories]
+            known = [each for each in latest if each.failover_started or each.failover_ended]
+            recent = [each for each in known if each.at >= case.started_at - case.detection.worst_case_seconds - 60]
+            assert not recent or not recent[-1].failover_started
         assert case.standby.status in ("available", "storage-optimization")
     if decision.action == "force":
         assert not case.forced

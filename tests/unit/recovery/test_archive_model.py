@@ -96,6 +96,8 @@ class Server:
         if "pg_replication_slot_advance" in sql:
             assert self.slot is not None
             self.slot = max(self.slot, lsn_number(parameters["position"]))
+        if "sequence_positions" in sql:
+            return [["public.numbers", self.wal, True]]
         if "pg_current_wal_lsn" in sql:
             return [[lsn_text(self.wal)]]
         return [[1]]

@@ -146,7 +146,7 @@ def names(states: SFNClient, machine: str) -> list[str]:
 def test_both_witnesses_suspecting_again_and_again_start_one_execution(
     table: RecoveryTable, states: SFNClient, machine: str
 ) -> None:
-    first = suspicion(table, states, machine).act(ROLES, NOW, None)
+    first = suspicion(table, states, machine).act(ROLES, NOW, None, NOW - 6)
     assert first is not None
     for witness in "acac":
         assert suspicion(table, states, machine, witness).act(ROLES, NOW + 2, NOW) == first
@@ -158,6 +158,7 @@ def test_both_witnesses_suspecting_again_and_again_start_one_execution(
         "epoch": 1,
         "witness": "a",
         "started_at": iso(NOW),
+        "since": iso(NOW - 6),
     }
 
 

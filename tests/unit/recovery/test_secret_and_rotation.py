@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
-from recovery import incident, scram, secret
+from recovery import incident, rotation, scram, secret
 from recovery.connection import Credentials, Database, Refused, Session
-from recovery.master import NoPasswordWorks
+from recovery.master import NoPasswordWorks, open_first
 from recovery.rotation import Rotation, RotationRefused
 from recovery.secret import SecretMissing, SecretUnusable, check
 from recovery.table import RecoveryTable
@@ -135,6 +138,45 @@ def test_four_steps_change_the_password_and_nothing_else(
     assert not any("AWSPENDING" in stages for stages in versions.values())
 
 
+def test_the_test_waits_for_the_new_password_at_the_standby(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient, token: str
+) -> None:
+    step("createSecret")
+    with members.open(members.standby) as standby:
+        standby.run("SELECT pg_wal_replay_pause()", 5)
+        step("setSecret")
+        wanted = json.loads(secrets_manager.get_secret_value(SecretId=SECRET, VersionId=token)["SecretString"])
+        members.open(password=wanted["password"]).close()
+        with ThreadPoolExecutor(1) as testing:
+            tested = testing.submit(step, "testSecret")
+            try:
+                assert not wait([tested], timeout=2.0).done
+                with pytest.raises(Refused):
+                    members.open(members.standby, password=wanted["password"])
+            finally:
+                standby.run("SELECT pg_wal_replay_resume()", 5)
+            tested.result(15)
+    members.open(members.standby, password=wanted["password"]).close()
+    with pytest.raises(Refused):
+        members.open(members.standby)
+
+
+def test_a_standby_that_never_learns_the_new_password_fails_the_test_with_a_sentence(
+    step: Step, members: Pair, secrets_manager: SecretsManagerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "REPLICATION_SECONDS", 0.3)
+    step("createSecret")
+    with members.open(members.standby) as standby:
+        standby.run("SELECT pg_wal_replay_pause()", 5)
+        try:
+            step("setSecret")
+            with pytest.raises(RotationRefused, match="does not accept the new password"):
+                step("testSecret")
+        finally:
+            standby.run("SELECT pg_wal_replay_resume()", 5)
+    assert current(secrets_manager)["password"] == PASSWORD
+
+
 def test_every_step_may_be_repeated(step: Step, members: Pair, secrets_manager: SecretsManagerClient) -> None:
     for name in ("createSecret", "setSecret", "testSecret", "finishSecret"):
         step(name)
@@ -176,6 +218,70 @@ def test_killed_between_the_server_and_the_answer_the_new_password_is_found_in_p
     for name in ("setSecret", "testSecret", "finishSecret"):
         step(name)
     sign_in(members, secrets_manager)
+
+
+class Killed(BaseException):
+    """The function ends here, as when Lambda's time is over."""
+
+
+@contextlib.contextmanager
+def killed_at(call: int, patch: pytest.MonkeyPatch, *, answered: bool) -> Iterator[list[str]]:
+    """Die at that call (from 1) to AWS or a server, before it is made or when it was `answered`; yields the calls."""
+    calls: list[str] = []
+
+    def mortal(name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        def acted(*arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            fatal = len(calls) == call
+            if fatal and not answered:
+                raise Killed
+            try:
+                return act(*arguments, **named)
+            finally:
+                if fatal:
+                    raise Killed
+
+        return acted
+
+    with patch.context() as patched:
+        patched.setattr(BaseClient, "_make_api_call", mortal("aws", BaseClient._make_api_call))  # type: ignore[attr-defined]
+        patched.setattr(Session, "open", mortal("sign in", Session.open))
+        patched.setattr(Session, "run", mortal("statement", Session.run))
+        yield calls
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])
+def test_killed_at_any_call_a_rotation_leaves_a_password_that_works_and_the_next_one_ends(
+    step: Step,
+    members: Pair,
+    secrets_manager: SecretsManagerClient,
+    monkeypatch: pytest.MonkeyPatch,
+    answered: bool,
+) -> None:
+    steps = ("createSecret", "setSecret", "testSecret", "finishSecret")
+    call, killed = 0, True
+    while killed:
+        call, token, killed = call + 1, str(uuid.uuid4()), False
+        before = current(secrets_manager)["password"]
+        with killed_at(call, monkeypatch, answered=answered) as calls:
+            try:
+                for name in steps:
+                    step(name, token)
+            except Killed:
+                killed = True
+        where = f"{calls[-1]}, call {call}"
+        left = secret.candidates(secrets_manager, SECRET)
+        open_first(members.primary, members.database, left, 5, "test").close()
+        # Secrets Manager goes on with the same version; somebody who rotates by hand comes with another.
+        following = token if call % 2 else str(uuid.uuid4())
+        for name in steps:
+            step(name, following)
+        sign_in(members, secrets_manager)
+        assert current(secrets_manager)["password"] != before, where
+        stages = secrets_manager.describe_secret(SecretId=SECRET)["VersionIdsToStages"]
+        # On the current version it is harmless: only elsewhere does it tell RotateSecret that a rotation is under way.
+        assert all("AWSCURRENT" in held for held in stages.values() if "AWSPENDING" in held), where
+    assert call > 20, "a rotation makes more calls than that"
 
 
 def test_the_plain_password_never_reaches_the_server(

@@ -8,7 +8,7 @@ import pytest
 from recovery.connection import Refused, Session
 from recovery.heartbeat import lsn_number, lsn_text
 from recovery.table import RecoveryTable
-from recovery.transaction_log import segment, source
+from recovery.transaction_log import ddl, segment, source
 from recovery.transaction_log.archive import Archive, ForeignLog, NotThePrimary, keep
 from recovery.transaction_log.open_log import open_log
 from recovery.transaction_log.pgoutput import Begin, Change, Commit, decode
@@ -62,6 +62,7 @@ def session(members: Pair) -> Session:
 def unprepared(session: Session) -> Session:
     """Before the publication is there for the first time."""
     session.run("DROP EVENT TRIGGER recovery_give_identity; DROP PUBLICATION citizens_log", 5)
+    ddl.remove(session, 5)
     session.run("ALTER TABLE citizens REPLICA IDENTITY DEFAULT", 5)
     return session
 
@@ -303,6 +304,59 @@ def test_a_batch_that_is_not_small_is_followed_at_once(
     keep(archive, 60, lambda: next(answers), lambda p: None, sleep=pauses.append)
     assert archive.progress.segments == 4
     assert not pauses
+
+
+def test_every_segment_says_where_the_sequences_that_moved_stand(session: Session, tmp_path: Path) -> None:
+    session.run('CREATE SEQUENCE "Of ""quotes"""; CREATE SEQUENCE unused; CREATE TEMP SEQUENCE passing', 5)
+    session.run("ALTER TABLE citizens ADD id bigint GENERATED ALWAYS AS IDENTITY", 5)
+    archive = ready(session, tmp_path)
+    session.run('SELECT nextval(\'"Of ""quotes"""\'); INSERT INTO citizens VALUES (1), (2)', 5)
+    first = archive.step()
+    insert(session, 1)
+    second = archive.step()
+    session.run("SELECT setval('unused', 50, false); INSERT INTO citizens VALUES (3)", 5)
+    session.run('DROP SEQUENCE "Of ""quotes"""', 5)
+    third = archive.step()
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert dict[str, object](first.header.sequences) == {
+        'public."Of ""quotes"""': [1, True], "public.unused": [1, False], "public.citizens_id_seq": [2, True],
+    }  # fmt: skip
+    assert dict[str, object](second.header.sequences) == {"public.citizens_id_seq": [3, True]}
+    assert dict[str, object](third.header.sequences) == {
+        "public.citizens_id_seq": [4, True],
+        "public.unused": [50, False],
+    }
+    insert(session, 1)
+    fresh = ready(session, tmp_path).step()
+    assert fresh is not None
+    assert set(fresh.header.sequences) == {"public.citizens_id_seq", "public.unused"}
+
+
+def test_the_logs_own_role_sees_where_sequences_of_others_stand_but_may_not_use_them(
+    session: Session, members: Pair
+) -> None:
+    session.run("CREATE SEQUENCE numbers; SELECT nextval('numbers'), nextval('numbers')", 5)
+    with members.access("citizens_log").open(members.primary, 5, "test") as keeper:
+        assert source.sequences(keeper, 5) == {"public.numbers": (2, True)}
+        with pytest.raises(Refused):
+            keeper.run("SELECT last_value FROM public.numbers", 5)
+    session.run("DROP FUNCTION recovery.sequence_positions()", 5)
+    with pytest.raises(source.NotPrepared, match="sequence_positions"):
+        source.sequences(session, 5)
+
+
+def test_messages_outside_of_transactions_do_not_disturb_the_log(session: Session, tmp_path: Path) -> None:
+    archive = ready(session, tmp_path)
+    session.run("SELECT pg_logical_emit_message(false, 'somebody', 'said')", 5)
+    xids = insert(session, 1)
+    session.run("SELECT pg_logical_emit_message(false, 'somebody', 'said'), pg_logical_emit_message(true, 'x', 'y')", 5)
+    drain(archive)
+    assert kept(tmp_path)[:1] == xids
+    session.run("SELECT pg_logical_emit_message(false, 'somebody', 'said')", 5)
+    assert archive.step() is None
+    assert verify(tmp_path).epochs == ()
 
 
 # -- a hole -----------------------------------------------------------------------------------------------------------

@@ -208,10 +208,10 @@ def test_no_log_at_all_is_a_failure(tmp_path: Path) -> None:
 def test_the_command_speaks_to_people_and_to_programs(
     log: Log, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert program.main(["verify", str(tmp_path)]) == 0
+    assert program.main(["verify", str(tmp_path)], {}) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "OK"
     segment.segments(log.folder)[1].unlink()
-    assert program.main(["verify", str(tmp_path), "--json"]) == 2
+    assert program.main(["verify", str(tmp_path), "--json"], {}) == 2
     told = json.loads(capsys.readouterr().out)
     assert told["verdict"] == "FAILURE"
     assert told["findings"][0]["kind"] == "MISSING"

@@ -63,6 +63,9 @@ def test_the_parameters_force_tls_log_connections_and_bound_a_stuck_slot(system:
     parameters = group.properties["Parameters"]
     for name in ("rds.force_ssl", "rds.logical_replication", "log_connections", "log_disconnections"):
         assert parameters[name] == "1"
+    assert (parameters["sync_replication_slots"], parameters["hot_standby_feedback"]) == ("1", "1")
+    assert parameters["rds.logical_slot_sync_dbname"] == "citizens"
+    assert "synchronized_standby_slots" not in parameters
     assert parameters["max_slot_wal_keep_size"] == str(5 * 1024)
 
 

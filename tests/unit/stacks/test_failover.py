@@ -1,13 +1,28 @@
 """The machine: its table of states, and its rehearsal with the interpreter that the local cloud uses."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jsonata  # type: ignore[import-untyped]
 import pytest
 
-from stacks.failover_machine import BUDGETS, MACHINE_TIMEOUT_SECONDS, MachineReferences, definition
+from drills.virtual.machine import Answer as Given
+from drills.virtual.machine import Machine, TaskFailed
+from recovery import worst_case
+from recovery.clock import iso
+from stacks import picture
+from stacks.failover_machine import (
+    BUDGETS,
+    CONFIRM_SECONDS,
+    GIVE_UP_SECONDS,
+    MACHINE_TIMEOUT_SECONDS,
+    OVERRUN_TRIES,
+    PROMOTION_SECONDS,
+    RESUMED_AT,
+    MachineReferences,
+    definition,
+    remaining,
+)
 from tests.unit.stacks.conftest import SUFFIX, System
 
 REFERENCES = MachineReferences(
@@ -15,6 +30,7 @@ REFERENCES = MachineReferences(
     probe_arn="probe",
     rotation_arn="rotation",
     open_log_arn="open-log",
+    roll_forward_arn="roll-forward",
     cutover_arn="cutover",
     verify_arn="verify",
     topic_arn="topic",
@@ -24,7 +40,9 @@ REFERENCES = MachineReferences(
     suffix="unit",
     reprotect_arn="reprotect",
 )
-STATES: dict[str, dict[str, Any]] = definition(REFERENCES)["States"]
+DEFINITION = definition(REFERENCES)
+STATES: dict[str, dict[str, Any]] = DEFINITION["States"]
+MACHINE = Machine(DEFINITION)
 INPUT = {"incident": "20261122T000000Z-beef", "epoch": 1, "witness": "a", "started_at": "2026-11-22T00:00:00Z"}
 PROMOTE = {
     "action": "promote",
@@ -35,11 +53,16 @@ PROMOTE = {
     "primary_status": "failed",
     "inputs": {},
 }
+STARTED = 1_795_305_600.0
+"""The moment of INPUT's `started_at`, epoch seconds."""
 Answer = Callable[[dict[str, Any]], Any]
 
 
-class Refused(Exception):
+class Refused(TaskFailed):
     """An error that a service raises, by its Step Functions name."""
+
+    def __init__(self, error: str, after: float = 0.1) -> None:
+        super().__init__(error, "because", after)
 
 
 class World:
@@ -62,6 +85,7 @@ class World:
             "AwaitPromotion": {"DbInstances": [{"DbInstanceStatus": "available"}]},
             "ProbePromoted": {"reachable": True, "in_recovery": False, "lsn": "0/1", "error": None},
             "OpenLog": {"slot": "log", "begin_lsn": "0/2"},
+            "RollForward": {"transactions": 3, "had": "1:0/1", "reached": "1:0/9", "trouble": None},
             "PrepareDatabase": {"host": "second"},
             "PointSecret": {"host": "second"},
             "CutOver": {"epoch": 2, "host": "second"},
@@ -69,9 +93,15 @@ class World:
             "Record": {},
             "Notify": {},
             "StartReprotect": {},
+            "RtoAtRisk": {},
             "ReleaseLease": {},
             **changed,
         }
+
+    def at_first(self, state: str, answers: Iterator[Any]) -> None:
+        """Give these answers before the usual ones."""
+        usual = self._answers[state]
+        self._answers[state] = lambda arguments: next(answers, None) or (usual(arguments) if callable(usual) else usual)
 
     def called(self, state: str) -> int:
         return sum(1 for name, _ in self.calls if name == state)
@@ -79,64 +109,27 @@ class World:
     def arguments(self, state: str) -> dict[str, Any]:
         return next(arguments for name, arguments in reversed(self.calls) if name == state)
 
-    def answer(self, state: str, arguments: dict[str, Any]) -> Any:
+    def answer(self, state: str, arguments: dict[str, Any], now: float) -> Given:
+        self.now = now
         self.calls.append((state, arguments))
         answer = self._answers[state]
         if callable(answer):
             answer = answer(arguments)
         if isinstance(answer, Exception):
             raise answer
-        return {"Payload": answer} if STATES[state]["Resource"].endswith("lambda:invoke") else answer
+        taken = answer if isinstance(answer, Given) else Given(answer)
+        if STATES[state]["Resource"].endswith("lambda:invoke"):
+            return Given({"Payload": taken.result}, taken.after)
+        return taken
 
-    def run(self) -> tuple[list[str], dict[str, Any]]:
-        """Walk the machine without its waits. Returns the visited states and the variables at the end."""
-        variables: dict[str, Any] = {}
-        visited = []
-        name = "Begin"
-        while True:
-            visited.append(name)
-            state = STATES[name]
-            states: dict[str, Any] = {"input": INPUT, "context": {"Execution": {"Id": "arn:execution"}}}
-            chosen = state
-            if state["Type"] == "Task":
-                chosen = self._task(name, state, states, variables)
-            elif state["Type"] == "Choice":
-                chosen = next(
-                    (each for each in state["Choices"] if evaluate(each["Condition"], states, variables)),
-                    {"Next": state["Default"]},
-                )
-            # All of Assign sees the variables as they were: so it is on AWS
-            variables = {**variables, **evaluate(chosen.get("Assign", {}), states, variables)}
-            if "Next" not in chosen:
-                return visited, variables
-            name = chosen["Next"]
+    def run(self, **given: Any) -> tuple[list[str], dict[str, Any]]:
+        """Run the machine in virtual time. Returns the visited states and the variables at the end."""
+        self.execution = MACHINE.run({**INPUT, **given}, self.answer, STARTED)
+        return self.execution.states, self.execution.variables
 
-    def _task(
-        self, name: str, state: dict[str, Any], states: dict[str, Any], variables: dict[str, Any]
-    ) -> dict[str, Any]:
-        arguments = evaluate(state["Arguments"], states, variables)
-        try:
-            states["result"] = self.answer(name, arguments)
-        except Refused as error:
-            states["errorOutput"] = {"Error": str(error), "Cause": "because"}
-            return next(each for each in state["Catch"] if {"States.ALL", str(error)} & set(each["ErrorEquals"]))
-        return state
-
-
-def evaluate(value: Any, states: dict[str, Any], variables: dict[str, Any]) -> Any:
-    if isinstance(value, dict):
-        return {key: evaluate(part, states, variables) for key, part in value.items()}
-    if isinstance(value, list):
-        return [evaluate(part, states, variables) for part in value]
-    if isinstance(value, str) and value.startswith("{%"):
-        bindings = {
-            name: jsonata.utils.Utils.NULL_VALUE if bound is None else bound
-            for name, bound in {**variables, "states": states}.items()
-        }
-        result = jsonata.Jsonata.jsonata(value[2:-2].strip()).evaluate(None, bindings)
-        assert result is not None, f"undefined: {value}"
-        return result
-    return value
+    @property
+    def took(self) -> float:
+        return self.execution.ended - STARTED
 
 
 def test_a_lost_primary_is_fenced_before_the_standby_is_promoted() -> None:
@@ -146,7 +139,7 @@ def test_a_lost_primary_is_fenced_before_the_standby_is_promoted() -> None:
     order = [name for name in visited if STATES[name]["Type"] == "Task"]
     assert order == [
         *("Observe", "FindIngress", "RevokeIngress", "FindIngress", "ConfirmFence", "Promote", "AwaitPromotion"),
-        *("ProbePromoted", "PrepareDatabase", "OpenLog", "PointSecret", "CutOver", "Verify"),
+        *("ProbePromoted", "OpenLog", "RollForward", "PointSecret", "CutOver", "Verify"),
         *("Record", "Notify", "StartReprotect", "ReleaseLease"),
     ]
     assert world.arguments("StartReprotect")["Name"] == "2-20261122T000000Z-beef"
@@ -176,6 +169,29 @@ def test_the_record_holds_outcome_decision_and_timeline() -> None:
     assert all(entry["at"].endswith("Z") for entry in timeline)
 
 
+def test_what_the_log_added_is_told_and_what_it_could_not_add_keeps_nobody_waiting() -> None:
+    world = World()
+    visited, variables = world.run()
+    assert world.arguments("RollForward")["Payload"] == {"epoch": 1, "member": "citizens-2-unit"}
+    values = world.arguments("Record")["ExpressionAttributeValues"]
+    assert json.loads(values[":account"]["S"]) == {
+        "transactions": 3,
+        "had": "1:0/1",
+        "reached": "1:0/9",
+        "trouble": None,
+    }
+    assert "3 transactions rolled forward" in [entry["event"] for entry in variables["timeline"]]
+    for answer, told in (
+        ({"transactions": 0, "trouble": "t has no row"}, "0 transactions rolled forward, not all: t has no row"),
+        (Refused("States.Timeout"), "not rolled forward: States.Timeout"),
+    ):
+        visited, variables = World(RollForward=answer).run()
+        assert told in [entry["event"] for entry in variables["timeline"]]
+        assert "trouble" in variables["account"]
+        assert visited[visited.index("RollForward") + 1] == "PointSecret"
+        assert variables["outcome"] == "promoted"
+
+
 def test_a_primary_that_rds_still_calls_available_is_restarted_to_cut_its_connections() -> None:
     visited, _ = World(Observe={**PROMOTE, "primary_status": "available"}).run()
     assert visited.index("RestartOldPrimary") < visited.index("ConfirmFence")
@@ -186,9 +202,27 @@ def test_a_primary_that_rds_still_calls_available_is_restarted_to_cut_its_connec
 
 
 def test_an_old_primary_that_still_answers_is_never_replaced() -> None:
-    visited, variables = World(ConfirmFence={"reachable": True, "error": None}).run()
+    world = World(ConfirmFence={"reachable": True, "error": None})
+    visited, variables = world.run()
     assert "Promote" not in visited
-    assert (variables["outcome"], variables["reason"].split(":")[0]) == ("refused", "fence not shown")
+    assert (variables["outcome"], variables["reason"]) == ("refused", "fence not shown: the old primary still answers")
+    assert world.took < CONFIRM_SECONDS + BUDGETS["Cooldown"].pause + 5
+
+
+def test_an_operator_may_accept_that_the_fence_is_not_shown() -> None:
+    override = {"by": "duty officer", "reason": "it is unplugged", "accepts": ["fence"]}
+    world = World(ConfirmFence={"reachable": True, "error": None})
+    _, variables = world.run(override=override)
+    assert variables["outcome"] == "promoted"
+    assert world.arguments("Observe")["Payload"]["override"] == override
+    told = "duty officer accepts that the old primary still answers: it is unplugged"
+    assert told in [entry["event"] for entry in variables["timeline"]]
+    _, variables = World(ConfirmFence={"reachable": True}, Observe={**PROMOTE, "override": override}).run()
+    assert variables["outcome"] == "promoted", "one that was ordered while the incident ran"
+    _, variables = World(ConfirmFence={"reachable": True}, Observe={**PROMOTE, "override": None}).run()
+    assert variables["outcome"] == "refused"
+    _, variables = World(ConfirmFence={"reachable": True}).run(override={**override, "accepts": ["lag"]})
+    assert variables["outcome"] == "refused"
 
 
 def test_ingress_that_cannot_be_revoked_ends_in_a_refusal() -> None:
@@ -197,7 +231,10 @@ def test_ingress_that_cannot_be_revoked_ends_in_a_refusal() -> None:
         FindIngress={"SecurityGroupRules": [{"SecurityGroupRuleId": "sgr-1", "IsEgress": False}]},
     ).run()
     assert "Promote" not in visited
-    assert variables["outcome"] == "refused"
+    assert (variables["outcome"], variables["reason"]) == (
+        "refused",
+        "fence not shown: the old primary still has ingress rules",
+    )
 
 
 @pytest.mark.parametrize(("action", "outcome"), [("stand_by", "stood_by"), ("refuse", "refused")])
@@ -214,11 +251,68 @@ def test_it_waits_while_the_arbiter_says_so_and_writes_the_wait_down_once() -> N
     assert sum("decided: wait" in entry["event"] for entry in variables["timeline"]) == 1
 
 
-def test_a_decision_that_never_comes_ends_as_failed() -> None:
-    visited, variables = World(Observe={**PROMOTE, "action": "wait"}).run()
-    assert visited.count("Observe") == BUDGETS["Observe"].visits
+def test_a_decision_that_never_comes_is_alarmed_and_ends_as_failed() -> None:
+    world = World(Observe={**PROMOTE, "action": "wait"})
+    visited, variables = world.run()
     assert visited[-1] == "Failed"
-    assert variables["reason"].startswith("no decision in time")
+    assert variables["reason"] == "still no decision: lost"
+    assert world.called("RtoAtRisk") == 1
+    assert GIVE_UP_SECONDS <= world.took < GIVE_UP_SECONDS + 60
+
+
+def test_an_alarm_tells_while_there_is_still_time() -> None:
+    """Nothing but the alarm happens: the step goes on, and its success is the incident's."""
+    late: list[float] = []
+
+    def opened(_: Any) -> Any:
+        late.append(world.now)
+        return Refused("States.TaskFailed", after=1) if world.now < STARTED + 890 else {"begin_lsn": "0/2"}
+
+    answers = iter([{**PROMOTE, "action": "wait"}] * 300 + [PROMOTE])
+    world = World(Observe=lambda _: next(answers), OpenLog=opened)
+    _, variables = world.run()
+    assert world.called("RtoAtRisk") == 1
+    message = json.loads(world.arguments("RtoAtRisk")["Message"])
+    assert message["step"] == "Observe"
+    assert 300 < message["seconds_left"] < 900
+    assert variables["outcome"] in ("promoted", "failed")
+
+
+@pytest.mark.parametrize("step", sorted(set(RESUMED_AT) & set(STATES)))
+def test_a_step_over_its_budget_is_tried_again_without_an_alarm_while_time_is_left(step: str) -> None:
+    slow: Iterator[Any] = iter([Given({}, BUDGETS[step].timeout + 1), Refused("Lambda.TooManyRequestsException")])
+    world = World()
+    world.at_first(step, slow)
+    _, variables = world.run()
+    assert variables["outcome"] == "promoted"
+    assert world.called("RtoAtRisk") == 0
+    failures = [entry["event"] for entry in variables["timeline"] if "failed" in entry["event"]]
+    assert failures[0] == f"{step} failed: States.Timeout"
+    assert len(failures) <= 2
+
+
+@pytest.mark.parametrize("step", sorted(set(RESUMED_AT) & set(STATES)))
+def test_a_step_that_fails_when_time_is_short_is_alarmed_with_the_time_left(step: str) -> None:
+    """The incident began so long ago that what is left does not suffice for the step and all that follows it."""
+    failing = iter([Refused("States.TaskFailed")])
+    world = World()
+    world.at_first(step, failing)
+    needed = remaining(DEFINITION)[step]
+    began = STARTED - (REFERENCES.rto_seconds - needed)
+    _, variables = world.run(since=iso(began))
+    assert variables["outcome"] == "promoted"
+    assert world.called("RtoAtRisk") == 1
+    told = json.loads(world.arguments("RtoAtRisk")["Message"])
+    assert told["trouble"] == f"{step}: States.TaskFailed: because"
+    assert 0 <= told["seconds_left"] <= needed
+
+
+def test_the_database_is_prepared_before_the_log_is_opened_anew() -> None:
+    failing = iter([Refused("PublicationMissing")])
+    world = World(OpenLog=lambda _: next(failing, {"slot": "log", "begin_lsn": "0/2"}))
+    visited, variables = world.run()
+    assert variables["outcome"] == "promoted"
+    assert visited.index("OpenLog") < visited.index("PrepareDatabase")
 
 
 @pytest.mark.parametrize("answer", [{}, Refused("Rds.InvalidDbInstanceStateException")])
@@ -258,21 +352,65 @@ def test_a_standby_still_in_recovery_is_awaited() -> None:
     assert visited.count("AwaitPromotion") == 2
 
 
-def test_a_promotion_that_never_ends_is_given_up() -> None:
-    _, variables = World(AwaitPromotion={"DbInstances": [{"DbInstanceStatus": "rebooting"}]}).run()
+def test_a_promotion_that_never_ends_is_alarmed_and_given_up() -> None:
+    world = World(AwaitPromotion={"DbInstances": [{"DbInstanceStatus": "rebooting"}]})
+    _, variables = world.run()
     assert variables["outcome"] == "failed"
     assert variables["reason"].endswith("RDS says rebooting")
+    assert world.called("RtoAtRisk") == 1
+    told = json.loads(world.arguments("RtoAtRisk")["Message"])
+    assert (told["step"], told["trouble"]) == (
+        "PromotionOverdue",
+        "the standby is not promoted yet; RDS says rebooting",
+    )
+    assert told["seconds_left"] > 900 - PROMOTION_SECONDS - 20
+    assert world.took > GIVE_UP_SECONDS
+
+
+def test_a_poll_that_fails_in_the_midst_of_a_promotion_is_no_risk() -> None:
+    failing = iter([True])
+
+    def status(_: Any) -> Any:
+        if world.now > STARTED + 200 and next(failing, False):
+            return Refused("Rds.RdsException")
+        done = world.now > STARTED + 450
+        return {"DbInstances": [{"DbInstanceStatus": "available" if done else "modifying"}]}
+
+    world = World(AwaitPromotion=status)
+    _, variables = world.run()
+    assert (variables["outcome"], world.called("RtoAtRisk")) == ("promoted", 0)
+
+
+def test_a_promotion_that_takes_longer_than_was_granted_is_awaited() -> None:
+    def status(_: Any) -> Any:
+        done = world.now > STARTED + PROMOTION_SECONDS + 100
+        return {"DbInstances": [{"DbInstanceStatus": "available" if done else "modifying"}]}
+
+    world = World(AwaitPromotion=status)
+    _, variables = world.run()
+    assert variables["outcome"] == "promoted"
+    assert world.took > PROMOTION_SECONDS + 100
 
 
 @pytest.mark.parametrize(
     "state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "PointSecret", "Verify"]
 )
 def test_every_failure_is_recorded_told_and_shown_as_a_failed_run(state: str) -> None:
-    visited, variables = World(**{state: Refused("States.TaskFailed")}).run()
+    world = World(**{state: Refused("States.TaskFailed")})
+    visited, variables = world.run()
     assert variables["reason"] == f"{state}: States.TaskFailed: because"
+    assert world.called(state) == OVERRUN_TRIES
     assert visited[visited.index("Record") :] == [
         *("Record", "Notify", "Recovered", "Cooldown", "ReleaseLease", "End", "Failed"),
     ]
+
+
+@pytest.mark.parametrize("error", ["States.Timeout", "States.TaskFailed"])
+def test_what_cannot_be_rolled_forward_is_told_and_does_not_keep_the_citizens_waiting(error: str) -> None:
+    visited, variables = World(RollForward=Refused(error)).run()
+    assert variables["outcome"] == "promoted"
+    assert variables["account"] == {"trouble": f"not rolled forward: {error}"}
+    assert visited[visited.index("RollForward") + 1] == "PointSecret"
 
 
 @pytest.mark.parametrize("state", ["Record", "Notify", "StartReprotect", "ReleaseLease"])
@@ -285,25 +423,43 @@ def test_trouble_at_the_end_does_not_undo_a_recovery(state: str) -> None:
 def test_every_task_and_wait_has_a_finite_budget_and_no_other_state_takes_time() -> None:
     timed = {name for name, state in STATES.items() if state["Type"] in ("Task", "Wait")}
     assert timed == set(BUDGETS)
-    for name in timed:
-        state, budget = STATES[name], BUDGETS[name]
-        assert budget.seconds_a_visit > 0
-        if state["Type"] == "Wait":
-            assert state["Seconds"] == budget.pause
-            continue
-        assert state["TimeoutSeconds"] == budget.timeout
-        retries = sum(each["MaxAttempts"] for each in state.get("Retry", []))
-        assert retries == budget.attempts - 1
-        assert state["Catch"][-1]["ErrorEquals"] == ["States.ALL"]
+    for name, state in STATES.items():
+        assert worst_case.budget(name, state) == (BUDGETS[name].seconds_a_visit if name in timed else 0)
+        if state["Type"] == "Task":
+            assert state["Catch"][-1]["ErrorEquals"] == ["States.ALL"]
     assert MACHINE_TIMEOUT_SECONDS < 3600
 
 
 def test_every_state_that_is_named_exists_and_is_reached() -> None:
-    named = {"Begin"}
-    for state in STATES.values():
-        for part in (state, *state.get("Choices", []), *state.get("Catch", [])):
-            named |= {part[key] for key in ("Next", "Default") if key in part}
-    assert named == set(STATES)
+    assert worst_case.reachable(DEFINITION) == set(STATES)
+    named = {target for state in STATES.values() for target in worst_case.successors(state)}
+    assert named | {DEFINITION["StartAt"]} == set(STATES)
+
+
+def test_every_path_ends_in_record_then_notify_and_in_nothing_else() -> None:
+    """Without Record nothing ends: every way from the start, failures too, passes through it, and then Notify."""
+    for gate in ("Record", "Notify"):
+        without = {name: state for name, state in STATES.items() if name != gate}
+        found, coming = set[str](), ["Accept"]
+        while coming:
+            name = coming.pop()
+            if name in without and name not in found:
+                found.add(name)
+                coming += worst_case.successors(without[name])
+        assert not found & {"Done", "Failed", "End"}
+        assert not [name for name in found if not list(worst_case.successors(STATES[name]))]
+    for name in STATES:
+        if name not in ("Notify", "Recovered", "Cooldown", "ReleaseLease", "End", "Done", "Failed"):
+            worst_case.longest(DEFINITION, to="Record", start=name)
+
+
+def test_the_picture_in_the_docs_is_current_and_shows_every_state() -> None:
+    assert picture.PICTURE.read_text(encoding="utf-8") == picture.page(), "run make pictures"
+    drawn = picture.mermaid(DEFINITION)
+    for name, state in STATES.items():
+        assert f'"{name}' in drawn
+        for target in worst_case.successors(state):
+            assert any(line.startswith(f"  s{name} ") and line.endswith(f" s{target}") for line in drawn.splitlines())
 
 
 def test_the_deployed_machine_logs_everything_and_is_traced(system: System) -> None:

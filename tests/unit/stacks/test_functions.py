@@ -1,4 +1,6 @@
+import fnmatch
 import json
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -25,8 +27,8 @@ def test_every_function_is_private_bounded_and_keeps_what_fails(system: System) 
     for name, properties in functions(system).items():
         assert properties["VpcConfig"]["SubnetIds"]
         assert "DeadLetterConfig" in properties
-        assert properties["ReservedConcurrentExecutions"] in (1, 2, 4)
-        assert properties["Timeout"] <= (900 if name == "archive" else 90)
+        assert properties["ReservedConcurrentExecutions"] in (1, 2, 3, 4)
+        assert properties["Timeout"] <= (900 if name in ("archive", "log-care", "rewind") else 150)
         assert properties["Runtime"] == "python3.14"
         assert "LogGroup" in properties["LoggingConfig"]
 
@@ -49,12 +51,21 @@ def test_each_witness_is_pinned_to_one_zone_and_the_others_are_not(system: Syste
     assert all(len(ids) == 2 for name, ids in subnets.items() if not name.startswith("witness"))
 
 
-def test_only_the_archive_mounts_the_file_system_and_it_writes_alone(system: System) -> None:
+def test_only_the_functions_of_the_log_mount_the_file_system_and_the_archive_is_alone(system: System) -> None:
     mounting = {name for name, properties in functions(system).items() if "FileSystemConfigs" in properties}
-    assert mounting == {"archive"}
-    archive = functions(system)["archive"]
-    assert archive["ReservedConcurrentExecutions"] == 1
-    assert archive["Environment"]["Variables"]["LOG_PATH"] == archive["FileSystemConfigs"][0]["LocalMountPath"]
+    assert mounting == {"archive", "roll-forward", "rewind", "log-care"}
+    writing = {
+        policy.properties["ManagedPolicyName"]
+        for policy in system.of("AWS::IAM::ManagedPolicy")
+        if any(
+            allows(each, "elasticfilesystem:ClientWrite") for each in policy.properties["PolicyDocument"]["Statement"]
+        )
+    }
+    assert writing == {f"citizens-{name}-{SUFFIX}" for name in ("archive", "roll-forward", "log-care")}
+    for name in mounting:
+        found = functions(system)[name]
+        assert found["Environment"]["Variables"]["LOG_PATH"] == found["FileSystemConfigs"][0]["LocalMountPath"]
+        assert name == "rewind" or found["ReservedConcurrentExecutions"] == 1
 
 
 def test_a_function_exists_only_while_its_permissions_do(system: System) -> None:
@@ -72,10 +83,14 @@ def test_witnesses_archive_and_preparation_run_by_schedules_under_roles_of_their
         f"citizens-witness-a-{SUFFIX}": "rate(1 minute)",
         f"citizens-witness-c-{SUFFIX}": "rate(1 minute)",
         f"citizens-archive-{SUFFIX}": "rate(1 minute)",
+        f"citizens-log-care-{SUFFIX}": "rate(720 minutes)",
         f"citizens-rotation-{SUFFIX}": "rate(5 minutes)",
     }
-    assert schedules[f"citizens-rotation-{SUFFIX}"]["Target"]["Input"] == '{"Step": "prepareDatabase"}'
-    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 4
+    assert json.loads(schedules[f"citizens-rotation-{SUFFIX}"]["Target"]["Input"]) == {
+        "Step": "prepareDatabase",
+        "time": "<aws.scheduler.scheduled-time>",
+    }
+    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 5
     for each in schedules.values():
         assert each["FlexibleTimeWindow"] == {"Mode": "OFF"}
         assert "DeadLetterConfig" in each["Target"]
@@ -92,18 +107,60 @@ USERS = {
 }
 
 
-def test_each_function_signs_in_as_its_own_user_and_only_rotation_reads_the_secret(system: System) -> None:
+def test_each_function_signs_in_as_its_own_user(system: System) -> None:
     allowed: dict[str, list[str]] = {}
-    readers = set()
     for policy in system.of("AWS::IAM::ManagedPolicy"):
         name = policy.properties["ManagedPolicyName"].removeprefix("citizens-").removesuffix(f"-{SUFFIX}")
         for statement in policy.properties["PolicyDocument"]["Statement"]:
             if statement["Action"] == "rds-db:connect":
                 allowed.setdefault(name, []).append(json.dumps(statement["Resource"]).rpartition("dbuser:")[2][:-4])
-            if "secretsmanager:GetSecretValue" in statement["Action"]:
-                readers.add(name)
     assert allowed == {name: [f"*/{user}"] for name, user in USERS.items()}
-    assert readers == {"rotation"}
     for each in system.of("AWS::Lambda::Function"):
         name = each.properties["FunctionName"].removeprefix("citizens-").removesuffix(f"-{SUFFIX}")
         assert each.properties["Environment"]["Variables"].get("DATABASE_USER") == USERS.get(name)
+
+
+# What gives the password away, or lets somebody set another.
+OF_THE_SECRET = ("GetSecretValue", "BatchGetSecretValue", "PutSecretValue", "UpdateSecret", "UpdateSecretVersionStage")
+
+
+def allows(statement: Mapping[str, Any], action: str) -> bool:
+    """Whether a statement allows the action on anything, by name or by a pattern."""
+    actions = statement.get("Action", [])
+    patterns = [actions] if isinstance(actions, str) else actions
+    return statement["Effect"] == "Allow" and (
+        "NotAction" in statement or any(fnmatch.fnmatch(action.lower(), pattern.lower()) for pattern in patterns)
+    )
+
+
+def test_only_three_roles_may_read_the_secret_and_only_rotation_may_change_it(system: System) -> None:
+    """Roll forward and rewind apply the log as the main user; every other function has a database user of its own."""
+    assert not system.of("AWS::IAM::Policy")
+    assert not system.of("AWS::IAM::UserPolicy")
+    assert not system.of("AWS::SecretsManager::ResourcePolicy")
+    for role in system.of("AWS::IAM::Role"):
+        assert not role.properties.get("Policies")
+        assert not [arn for arn in role.properties.get("ManagedPolicyArns", []) if "aws:policy" in json.dumps(arn)]
+    may: dict[str, set[str]] = {}
+    for policy in system.of("AWS::IAM::ManagedPolicy"):
+        for statement in policy.properties["PolicyDocument"]["Statement"]:
+            found = {action for action in OF_THE_SECRET if allows(statement, f"secretsmanager:{action}")}
+            if found:
+                may.setdefault(policy.properties["ManagedPolicyName"], set()).update(found)
+    rotation, *readers = (f"citizens-{name}-{SUFFIX}" for name in ("rotation", "roll-forward", "rewind"))
+    assert may.keys() == {rotation, *readers}
+    assert all(may[reader] == {"GetSecretValue"} for reader in readers)
+    for policy in system.of("AWS::IAM::ManagedPolicy"):
+        if policy.properties["ManagedPolicyName"] not in may:
+            continue
+        (user,) = policy.properties["Roles"]
+        role = system.the("AWS::IAM::Role", user["Ref"])
+        assert role.properties["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {
+            "Service": "lambda.amazonaws.com"
+        }
+        users = [
+            each.properties["FunctionName"]
+            for each in system.of("AWS::Lambda::Function")
+            if user["Ref"] in json.dumps(each.properties["Role"])
+        ]
+        assert users == [policy.properties["ManagedPolicyName"]]

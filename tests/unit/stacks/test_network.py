@@ -99,5 +99,13 @@ def test_all_traffic_is_logged_into_an_encrypted_group(system: System) -> None:
     assert group.properties["LogGroupName"] == f"/aws/vpc/flow-logs/citizens-{SUFFIX}"
 
 
+def test_closing_the_default_group_when_it_is_closed_already_rings_nowhere(system: System) -> None:
+    """EC2 refuses to revoke what is gone, which is how it should be, every day: no dead letter, no alarm."""
+    closing = [each for each in system.of("AWS::Scheduler::Schedule") if "CloseDefaultGroup" in each.logical_id]
+    assert len(closing) == 2
+    assert not [each for each in closing if "DeadLetterConfig" in each.properties["Target"]]
+    assert not [each for each in system.of("AWS::CloudWatch::Alarm") if each.properties["Namespace"] == "AWS/Scheduler"]
+
+
 def test_more_application_ranges_give_more_rules(protected: System) -> None:
     assert "Application1ToMember1" in json.dumps(protected.templates["Network"])

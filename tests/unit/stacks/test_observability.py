@@ -1,7 +1,9 @@
 import json
+import re
 
-from stacks.names import FUNCTIONS
-from tests.unit.stacks.conftest import SUFFIX, Resource, System
+from stacks.alarms import DESCRIPTION_LENGTH, Watched, alarms
+from stacks.names import FUNCTIONS, Names
+from tests.unit.stacks.conftest import SUFFIX, Resource, System, settings
 
 
 def alarm(system: System, name: str) -> Resource:
@@ -19,6 +21,42 @@ def test_every_alarm_tells_the_topic_when_it_starts_and_when_it_ends(system: Sys
     for each in alarms:
         assert each.properties["AlarmActions"] == each.properties["OKActions"]
         assert len(each.properties["AlarmActions"]) == 1
+
+
+def test_every_alarm_says_how_urgent_it_is_what_it_means_and_what_to_do(system: System) -> None:
+    for each in [*system.of("AWS::CloudWatch::Alarm"), *system.of("AWS::CloudWatch::CompositeAlarm")]:
+        description = json.dumps(each.properties["AlarmDescription"])
+        found = re.fullmatch(r".*?(Critical|Warning): (.{20,}?)\. What to do: (.{20,})\..*", description)
+        assert found, f"{each.logical_id}: {description}"
+        assert len(description) <= DESCRIPTION_LENGTH
+
+
+def test_no_two_alarms_share_a_name_and_what_a_log_is_measured_for_has_an_alarm(system: System) -> None:
+    alarms = [each.properties for each in system.of("AWS::CloudWatch::Alarm")]
+    assert len({each["AlarmName"] for each in alarms}) == len(alarms)
+    watched = {(each["Namespace"], each["MetricName"]) for each in alarms}
+    for each in system.of("AWS::Logs::MetricFilter"):
+        (transformation,) = each.properties["MetricTransformations"]
+        assert (transformation["MetricNamespace"], transformation["MetricName"]) in watched
+
+
+def test_credentials_are_watched_for_a_failed_rotation_an_overdue_one_and_refused_passwords(system: System) -> None:
+    overdue = alarm(system, "rotation-overdue").properties
+    assert (overdue["Threshold"], overdue["TreatMissingData"]) == (31, "breaching")
+    assert alarm(system, "rotation-failed").properties["Threshold"] == 0
+    refused = alarm(system, "superseded-password").properties
+    assert (refused["Threshold"], refused["DatapointsToAlarm"], refused["EvaluationPeriods"]) == (0, 2, 12)
+    assert refused["Period"] * refused["EvaluationPeriods"] == 3600
+
+
+def test_the_thresholds_of_the_credentials_alarms_follow_the_settings() -> None:
+    by_name = {
+        each.name: each
+        for each in alarms(Watched(Names(SUFFIX), settings(rotationDays=7, refusedSignIns=5), "machine", "queue"))
+    }
+    assert by_name["rotation-overdue"].threshold == 8
+    assert "every 7" in by_name["rotation-overdue"].description
+    assert by_name["superseded-password"].threshold == 5
 
 
 def test_the_primary_is_lost_when_both_witnesses_say_so(system: System) -> None:

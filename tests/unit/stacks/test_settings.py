@@ -67,7 +67,6 @@ def test_a_missing_suffix_is_refused_with_the_command_to_give() -> None:
         ({"logRetentionDays": 366}, "The log retention 366 is not one CloudWatch Logs accepts:"),
         ({"logRetentionDays": 180, "protect": True}, "The log retention 180 is too short for a protected environment:"),
         ({"owner": "a\tb"}, "The tag value 'a\\tb' is malformed:"),
-        ({"multiAzGraceSeconds": 300, "rtoSeconds": 240}, "Detection (12 s) and the Multi-AZ grace (300 s) leave"),
         ({"allocatedStorage": 5}, "The setting allocated_storage is 5, but should be greater than or equal to 20."),
         ({"rtoSeconds": 901}, "The setting rto_seconds is 901, but should be less than or equal to 900."),
         ({"protect": "perhaps"}, "The setting protect is 'perhaps', but should be a valid boolean"),

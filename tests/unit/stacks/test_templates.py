@@ -22,7 +22,14 @@ OUTPUTS = {
     *("ReprotectStateMachineArn", "SwitchoverStateMachineArn"),
     *("AlertTopicArn", "FileSystemId", "AccessPointId", "RecoveryTableName", "VpcId", "DataKeyArn"),
     *("BackupVaultName", "DashboardName", "RotationFunctionName", "WitnessAFunctionName", "WitnessCFunctionName"),
-    *("ArchiveFunctionName", "FailoverLogGroupName", "FlowLogGroupName", "Member1LogGroupName", "Member2LogGroupName"),
+    *(
+        "ArchiveFunctionName",
+        "RewindFunctionName",
+        "FailoverLogGroupName",
+        "FlowLogGroupName",
+        "Member1LogGroupName",
+        "Member2LogGroupName",
+    ),
 }
 TAGS = {"Project", "Environment", "Owner", "DataClassification", "Compliance", "ManagedBy"}
 # These take no tags at all, or none in CloudFormation.
@@ -30,7 +37,13 @@ WITHOUT_TAGS = {
     *("AWS::ApplicationAutoScaling::ScalingPolicy", "AWS::Backup::BackupSelection", "AWS::CloudWatch::Dashboard"),
     *("AWS::EC2::SecurityGroupEgress", "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SubnetRouteTableAssociation"),
     *("AWS::EFS::MountTarget", "AWS::IAM::ManagedPolicy", "AWS::KMS::Alias", "AWS::Lambda::Permission"),
-    *("AWS::Lambda::EventInvokeConfig", "AWS::SNS::Subscription", "AWS::SNS::TopicPolicy", "AWS::SQS::QueuePolicy"),
+    *(
+        "AWS::Lambda::EventInvokeConfig",
+        "AWS::Logs::MetricFilter",
+        "AWS::SNS::Subscription",
+        "AWS::SNS::TopicPolicy",
+        "AWS::SQS::QueuePolicy",
+    ),
     *("AWS::Scheduler::Schedule", "AWS::SecretsManager::RotationSchedule"),
     *("AWS::SecretsManager::SecretTargetAttachment",),
 }
@@ -209,7 +222,7 @@ def test_functions_machine_and_schedules_have_a_role_each(system: System) -> Non
         if (kind, each.stack) != ("AWS::Scheduler::Schedule", "Network")
         for value in [reduce(lambda found, key: found[key], path, each.properties)]
     ]
-    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 3 + 4 + 1
+    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 3 + 5 + 1
 
 
 def test_every_log_group_has_a_key_a_retention_and_a_name(system: System) -> None:

@@ -1,0 +1,68 @@
+"""The care of the log's files, twice a day: are they all there and unchanged, and which may go?"""
+
+import time
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from functions import clients, journal
+from functions.environment import Environment, environment, log_folder, log_kept_days
+from recovery import rds
+from recovery.transaction_log import retention
+from recovery.transaction_log.retention import DAY_SECONDS, Policy, RetentionRefused
+from recovery.transaction_log.segment import LogInUse, SegmentCorrupt
+from recovery.transaction_log.verification import EXIT_CODES, FAILURE, WARNING, verify
+
+RESERVE_SECONDS = 60.0
+"""Left of the function's time for removing what expired: reading stops before."""
+FINDINGS_TOLD = 20
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+    """{} → {"verdict", "findings", "expired", "needed_since"}; damage is not an error of this function: it alarms."""
+    settings = environment()
+    root = log_folder()
+    if not any(root.glob("epoch-*")):
+        _show(settings, WARNING, 0, 0)
+        journal.note("no log", {"folder": str(root)})
+        return {"verdict": WARNING, "findings": 0, "expired": 0, "needed_since": None}
+    report = verify(root, seconds=context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS)
+    for finding in report.findings[:FINDINGS_TOLD]:
+        journal.note("finding", {"verdict": finding.verdict, "kind": finding.kind, "where": finding.where,
+                                 "text": finding.text})  # fmt: skip
+    needed_since = rds.restorable_until(clients.rds(), tuple(settings.members))
+    # A damaged log keeps all that it has: what is around the damage may be wanted for mending it.
+    expired = _expire(Policy(log_kept_days() * DAY_SECONDS, needed_since)) if report.verdict != FAILURE else 0
+    _show(settings, report.verdict, sum(epoch.bytes for epoch in report.epochs), expired)
+    result = {
+        "verdict": report.verdict,
+        "findings": len(report.findings),
+        "expired": expired,
+        "needed_since": needed_since,
+    }
+    journal.note("log looked after", result)
+    return result
+
+
+def _expire(policy: Policy) -> int:
+    try:
+        expired = retention.expire(log_folder(), policy, time.time())
+    except (RetentionRefused, SegmentCorrupt, LogInUse) as refused:
+        journal.note("trouble", {"with": "retention", "error": str(refused)})
+        return 0
+    journal.note("expired", expired.as_json())
+    return sum(expired.segments.values())
+
+
+def _show(settings: Environment, verdict: str, size: int, expired: int) -> None:
+    """Tell CloudWatch; silence there is an alarm of its own."""
+    dimensions = [{"Name": "Suffix", "Value": settings.suffix}]
+    data: list[Any] = [
+        {"MetricName": "LogVerdict", "Value": EXIT_CODES[verdict], "Unit": "None", "Dimensions": dimensions},
+        {"MetricName": "LogBytes", "Value": size, "Unit": "Bytes", "Dimensions": dimensions},
+        {"MetricName": "LogSegmentsExpired", "Value": expired, "Unit": "Count", "Dimensions": dimensions},
+    ]
+    try:
+        clients.cloudwatch().put_metric_data(Namespace=settings.namespace, MetricData=data)
+    except (BotoCoreError, ClientError) as error:
+        journal.note("trouble", {"with": "metrics", "error": str(error)})

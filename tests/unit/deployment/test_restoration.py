@@ -1,0 +1,30 @@
+"""Which backup a restore takes, and the whole second it goes to."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployment.restoration import Backup, best, moment_before
+
+TIMES = st.integers(0, 10_000).map(lambda milliseconds: milliseconds / 10)
+
+
+@given(committed_at=st.integers(1, 2**52))
+def test_a_restore_goes_to_the_last_whole_second_before_the_transaction(committed_at: int) -> None:
+    """The time is in microseconds; one in a whole second's first moment is not in that second."""
+    moment = moment_before(committed_at / 1e6)
+    assert moment * 1_000_000 < committed_at <= (moment + 1) * 1_000_000
+
+
+@given(st.lists(st.tuples(TIMES, TIMES)), st.integers(0, 1000))
+def test_the_backup_that_gets_closest_without_passing_it_is_taken(windows: list[tuple[float, float]], at: int) -> None:
+    backups = [Backup(str(n), "", min(window), max(window)) for n, window in enumerate(windows)]
+    found = best(backups, at)
+    reachable = {moment for moment in range(at + 1) if any(each.earliest <= moment <= each.latest for each in backups)}
+    if found is None:
+        assert not reachable
+    else:
+        backup, moment = found
+        assert moment == max(reachable)
+        assert backup.earliest <= moment <= backup.latest
