@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from drills.virtual.machine import Answer as Given
+from drills.virtual.machine import Machine
 from stacks import reprotect_machine, switchover_machine
 from stacks.database import CREATED, MODIFIED, OF_REQUESTS
 from stacks.reprotect_machine import ERRORS, ReprotectReferences
 from stacks.states import Ingress
 from stacks.switchover_machine import SwitchoverReferences
 from tests.unit.stacks.conftest import SUFFIX, System
-from tests.unit.stacks.test_failover import REFERENCES, Refused, evaluate
+from tests.unit.stacks.test_failover import REFERENCES, Refused
 
 OLD, NEW = "citizens-1-unit", "citizens-2-unit"
 INGRESS = (
@@ -46,47 +48,26 @@ class Walk:
 
     def __init__(self, definition: dict[str, Any], order: dict[str, Any], **answers: Answer) -> None:
         self._definition = definition
-        self._states: dict[str, dict[str, Any]] = definition["States"]
         self._order = order
         self._answers = {"Record": {}, "Notify": {}, "Close": {}, **answers}
         self.calls: list[tuple[str, Any]] = []
-        self.visited: list[str] = []
-        self.variables: dict[str, Any] = {}
 
     def arguments(self, state: str) -> Any:
         return next(arguments for name, arguments in reversed(self.calls) if name == state)
 
     def run(self) -> Walk:
-        name = self._definition["StartAt"]
-        while True:
-            self.visited.append(name)
-            state = self._states[name]
-            context: dict[str, Any] = {"input": self._order, "context": {"Execution": {"Id": "arn:execution"}}}
-            chosen = state
-            if state["Type"] == "Task":
-                chosen = self._task(name, state, context)
-            elif state["Type"] == "Choice":
-                chosen = next(
-                    (each for each in state["Choices"] if evaluate(each["Condition"], context, self.variables)),
-                    {"Next": state["Default"]},
-                )
-            elif state["Type"] == "Wait":
-                assert evaluate(state["Seconds"], context, self.variables) > 0
-            self.variables = {**self.variables, **evaluate(chosen.get("Assign", {}), context, self.variables)}
-            if "Next" not in chosen:
-                return self
-            name = chosen["Next"]
+        done = Machine(self._definition).run(self._order, self._answer, 1_800_000_000.0)
+        self.visited, self.variables = done.states, done.variables
+        return self
 
-    def _task(self, name: str, state: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
-        arguments = evaluate(state["Arguments"], context, self.variables)
-        self.calls.append((name, arguments))
-        answer = self._answers[name]
+    def _answer(self, state: str, arguments: dict[str, Any], now: float) -> Given:
+        self.calls.append((state, arguments))
+        answer = self._answers[state]
         answer = answer(arguments) if callable(answer) else answer
         if isinstance(answer, Refused):
-            context["errorOutput"] = {"Error": str(answer), "Cause": "because"}
-            return next(each for each in state["Catch"] if {"States.ALL", str(answer)} & set(each["ErrorEquals"]))
-        context["result"] = {"Payload": answer} if state["Resource"].endswith("lambda:invoke") else answer
-        return state
+            raise answer
+        resource = self._definition["States"][state]["Resource"]
+        return Given({"Payload": answer} if resource.endswith("lambda:invoke") else answer)
 
 
 def step(action: str, **rest: Any) -> dict[str, Any]:
@@ -238,6 +219,8 @@ def switched(rules: Rules | None = None, **answers: Answer) -> tuple[Walk, Rules
         "ProbePromoted": {"reachable": True, "in_recovery": False},
         "PrepareDatabase": {"host": "second"},
         "OpenLog": {"slot": "log", "begin_lsn": "0/6"},
+        "RollForward": {"transactions": 0, "trouble": None},
+        "RtoAtRisk": {},
         "PointSecret": {"host": "second"},
         "CutOver": {"epoch": 2, "host": "second"},
         "Verify": {"verified": True, "member": NEW},
