@@ -103,6 +103,7 @@ USERS = {
     "archive": "citizens_log",
     "open-log": "citizens_log",
     "verify": "citizens_verify",
+    "switchover": "citizens_probe",
 }
 
 
