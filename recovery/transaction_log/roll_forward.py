@@ -142,13 +142,14 @@ def roll_forward(
     dry_run: bool = False,
     seconds: float = SECONDS,
     changes: int | None = None,
+    patience: float | None = None,
 ) -> Account:
     """Apply what the log holds beyond where the database stands (or `start`), until `until`; the account of it.
 
-    `last_epoch` is the epoch to stop in (default: the log's newest). Raises LogUnfit, GapOnTheWay, StandsNowhere,
-    Unsuitable, Diverged or DdlRefused, each with one sentence, and what `Session.run` raises.
+    `last_epoch` is the epoch to stop in (default: the log's newest); `patience`: seconds to wait for another run to
+    end. Raises LogUnfit, GapOnTheWay, StandsNowhere, Unsuitable, Diverged or DdlRefused, each with one sentence, and what `Session.run` raises.
     """
-    system = _suitable(session, seconds)
+    system = _suitable(session, seconds, LOCK_SECONDS if patience is None else patience)
     application = Application(session, seconds)
     application.prepare()
     account = account_of(session, log, standing.find(session, log, seconds) if start is None else start, seconds)
@@ -173,7 +174,7 @@ def _reached(log: Log, until: Until, met: bool, account: Account) -> bool:
     return account.gap is None and (met or until == Until() or (stop is not None and stop <= log.end()))
 
 
-def _suitable(session: Session, seconds: float) -> str:
+def _suitable(session: Session, seconds: float, patience: float) -> str:
     ((replays, system),) = session.run(
         "SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())", seconds
     )
@@ -181,7 +182,7 @@ def _suitable(session: Session, seconds: float) -> str:
         raise Unsuitable(f"{session.endpoint} is in recovery and takes no writes; promote it first.")
     try:
         # Not at once: the server notices only after a moment that a run was killed.
-        session.run(f"SET lock_timeout = '{LOCK_SECONDS}s'", seconds)
+        session.run(f"SET lock_timeout = '{max(1, round(patience * 1000))}ms'", seconds)
         session.run("SELECT pg_advisory_lock(:lock)", seconds, lock=_LOCK)
         session.run("SET lock_timeout = 0", seconds)
     except Refused as refused:
