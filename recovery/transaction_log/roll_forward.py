@@ -147,7 +147,8 @@ def roll_forward(
     """Apply what the log holds beyond where the database stands (or `start`), until `until`; the account of it.
 
     `last_epoch` is the epoch to stop in (default: the log's newest); `patience`: seconds to wait for another run to
-    end. Raises LogUnfit, GapOnTheWay, StandsNowhere, Unsuitable, Diverged or DdlRefused, each with one sentence, and what `Session.run` raises.
+    end. Raises LogUnfit, GapOnTheWay, StandsNowhere, Unsuitable, Diverged or DdlRefused, each with one
+    sentence, and what `Session.run` raises.
     """
     system = _suitable(session, seconds, LOCK_SECONDS if patience is None else patience)
     application = Application(session, seconds)
