@@ -263,10 +263,12 @@ class Unkeyed:
         gone = self._gone if self._counted is None else self._gone - self._counted
         width = len(self.relation.columns)
         inserted = []
+        add, join = inserted.append, SEPARATOR.join
         for raw, at in rows:
             found, _ = cells(raw, at)
-            _check_width(found, width, self.relation)
-            inserted.append(SEPARATOR.join(found))  # type: ignore[arg-type]
+            if len(found) != width:
+                _check_width(found, width, self.relation)
+            add(join(found))  # type: ignore[arg-type]
         deleted = [SEPARATOR.join([*cells(raw, 0)[0], b"%d" % copies]) for raw, copies in gone.items()]  # type: ignore[list-item]
         return Net(self.relation, self._truncated, self._restart, gone=_lines(deleted), inserted=_lines(inserted))
 
