@@ -16,7 +16,8 @@ from recovery.connection import Credentials, Session
 from recovery.members import Endpoint
 from recovery.transaction_log.archive import Archive
 from recovery.transaction_log.path import LogUnfit
-from tests.unit.functions.conftest import MASTER, PASSWORD, PRIMARY, Context, Pair
+from tests.unit.functions.conftest import Context
+from tests.unit.recovery.conftest import MASTER, PASSWORD, PRIMARY, Pair
 
 
 def keep_log(members: Pair) -> None:
