@@ -7,7 +7,7 @@ from typing import Any
 
 from functions import clients, journal
 from functions.environment import Environment, environment, log_folder
-from recovery import clock, master, secret
+from recovery import clock
 from recovery.connection import Session
 from recovery.members import Endpoint
 from recovery.transaction_log import standing
@@ -99,6 +99,5 @@ def _endpoint(event: dict[str, Any]) -> Endpoint:
 
 
 def _session(settings: Environment, endpoint: Endpoint) -> Session:
-    """As the main user: a restored database has the password of its own time, which may be the secret's former one."""
-    versions = secret.candidates(clients.secretsmanager(), settings.secret_id)
-    return master.open_first(endpoint, clients.database(settings), versions, SIGN_IN_SECONDS, "citizens-rewind")
+    """As the role that roll forward has in the members too: a restored database has it, if it had it in its time."""
+    return clients.access(settings).open(endpoint, SIGN_IN_SECONDS, "citizens-rewind")

@@ -446,8 +446,9 @@ class Cluster:
         return len(lines) > STATUS_LINE and lines[0] == str(pid) and lines[STATUS_LINE].strip() == "ready"
 
 
-def let_replicate(cluster_socket: Path, user: str) -> None:
-    """Let a member of rds_replication work with logical slots, as on RDS: PostgreSQL itself asks for the attribute."""
+def let_work(cluster_socket: Path, user: str) -> None:
+    """Let members of RDS's groups do what RDS lets them, which PostgreSQL itself asks an attribute for: logical slots
+    (rds_replication), and all that the main user may do (rds_superuser), who is a superuser here as well."""
     with psycopg.connect(
         host=str(cluster_socket.parent),
         port=cluster_socket.name.rpartition(".")[2],
@@ -464,6 +465,13 @@ def let_replicate(cluster_socket: Path, user: str) -> None:
         )
         if lacks.fetchone():
             connection.execute(sql.SQL("ALTER ROLE {} REPLICATION").format(sql.Identifier(user)))
+        lacks = connection.execute(
+            "SELECT 1 FROM pg_roles AS mine WHERE rolname = %s AND NOT rolsuper AND NOT pg_is_in_recovery() AND EXISTS"
+            " (SELECT FROM pg_auth_members WHERE member = mine.oid AND roleid = 'rds_superuser'::regrole)",
+            [user],
+        )
+        if lacks.fetchone():
+            connection.execute(sql.SQL("ALTER ROLE {} SUPERUSER").format(sql.Identifier(user)))
 
 
 def make_template(host: PostgresHost) -> Path:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from local_cloud.certificates import CertificateAuthority
-from local_cloud.cluster import INTERNAL_ROLES, let_replicate
+from local_cloud.cluster import INTERNAL_ROLES, let_work
 
 logger = logging.getLogger(__name__)
 
@@ -400,7 +400,7 @@ class EndpointServer:
         if not await self._loop.run_in_executor(self._deciders, self._tokens, *work):
             return _fatal("28000", f'PAM authentication failed for user "{user}"')
         if endpoint.target is not None:
-            await self._loop.run_in_executor(self._deciders, let_replicate, endpoint.target, user)
+            await self._loop.run_in_executor(self._deciders, let_work, endpoint.target, user)
         return None
 
     async def _pump(

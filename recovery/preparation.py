@@ -12,7 +12,7 @@ from pathlib import Path
 from recovery.connection import Session
 from recovery.transaction_log import ddl, removal, source
 
-ROLES = ("citizens_witness", "citizens_probe", "citizens_log", "citizens_verify")
+ROLES = ("citizens_witness", "citizens_probe", "citizens_log", "citizens_verify", "citizens_roll_forward")
 SECONDS = 10.0
 LOCK_MILLISECONDS = 2000
 _LOCK = 0x6369_7469_7A65_6E73
@@ -28,7 +28,8 @@ def prepare(session: Session, transaction_log: bool = True) -> bool:
         session.run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}", SECONDS)
         session.run(ddl.OWN, SECONDS)
         session.run(f"SELECT pg_advisory_xact_lock({_LOCK})", SECONDS)
-        session.run((Path(__file__).with_name("sql") / "roles.sql").read_text(), SECONDS)
+        for name in ("roll_forward.sql", "roles.sql"):
+            session.run((Path(__file__).with_name("sql") / name).read_text(), SECONDS)
     if not transaction_log:
         return removal.remove(session, SECONDS)
     source.ensure_publication(session, SECONDS)

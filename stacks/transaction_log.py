@@ -11,7 +11,7 @@ from constructs import Construct
 
 from stacks import schedule
 from stacks.database import DatabaseProps
-from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, read_secret, use_table
+from stacks.function import DeployedFunction, FunctionSpec, function, put_metrics, use_table
 from stacks.nested import CitizensStack
 from stacks.permissions import allow
 from stacks.security import SecurityProps
@@ -51,7 +51,6 @@ class TransactionLog(CitizensStack):
         super().__init__(scope, construct_id, settings=settings)
         self._platform = security.platform
         self._storage = storage
-        self._secret_arn = database.members.secret_arn
         self._members = {"MEMBERS": database.members.as_json()}
         kept = settings.transaction_log
         self.props = TransactionLogProps(
@@ -158,7 +157,8 @@ class TransactionLog(CitizensStack):
                 environment={**self._members, "LOG_PATH": LOG_PATH},
                 access_point_arn=self._storage.access_point_arn,
                 mount_path=LOG_PATH,
-                statements=[*read_secret(self, self._secret_arn), self._use_files()],
+                database_user="citizens_roll_forward",
+                statements=[self._use_files()],
             ),
             self._platform,
         )
@@ -176,7 +176,8 @@ class TransactionLog(CitizensStack):
                 access_point_arn=self._storage.access_point_arn,
                 mount_path=LOG_PATH,
                 # No ClientWrite: the mount is read-only
-                statements=[*read_secret(self, self._secret_arn), self._use_files("elasticfilesystem:ClientMount")],
+                database_user="citizens_roll_forward",
+                statements=[self._use_files("elasticfilesystem:ClientMount")],
             ),
             self._platform,
         )

@@ -7,6 +7,8 @@
 --   citizens_log      makes, reads and moves the slot of the transaction log (rds_replication), and asks where the
 --                     sequences stand; no table
 --   citizens_verify   writes and reads back the row that proves a recovery
+--   citizens_roll_forward  applies the log to a promoted or restored database, so it must write everybody's tables
+--                     without triggers and foreign keys: session_replication_role is rds_superuser's on RDS
 
 DO $body$
 DECLARE
@@ -14,8 +16,12 @@ DECLARE
     groups text[];
     wrong record;
 BEGIN
-    FOREACH job IN ARRAY ARRAY['citizens_witness', 'citizens_probe', 'citizens_log', 'citizens_verify'] LOOP
-        groups := CASE job WHEN 'citizens_log' THEN ARRAY['rds_iam', 'rds_replication'] ELSE ARRAY['rds_iam'] END;
+    FOREACH job IN ARRAY ARRAY[
+        'citizens_witness', 'citizens_probe', 'citizens_log', 'citizens_verify', 'citizens_roll_forward'] LOOP
+        groups := CASE job
+            WHEN 'citizens_log' THEN ARRAY['rds_iam', 'rds_replication']
+            WHEN 'citizens_roll_forward' THEN ARRAY['rds_iam', 'rds_superuser']
+            ELSE ARRAY['rds_iam'] END;
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = job) THEN
             EXECUTE format('CREATE ROLE %I', job);
         END IF;
@@ -72,13 +78,23 @@ BEGIN
 END
 $body$;
 
-REVOKE ALL ON SCHEMA recovery FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify;
+REVOKE ALL ON SCHEMA recovery FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify, citizens_roll_forward;
 REVOKE ALL ON ALL TABLES IN SCHEMA recovery
-    FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify;
+    FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify, citizens_roll_forward;
 
 GRANT USAGE ON SCHEMA recovery TO citizens_witness, citizens_verify;
 GRANT SELECT, INSERT, UPDATE ON recovery.heartbeat TO citizens_witness;
 GRANT SELECT, INSERT, UPDATE ON recovery.verification TO citizens_verify;
+GRANT USAGE ON SCHEMA recovery TO citizens_roll_forward;
+GRANT SELECT, INSERT, UPDATE ON recovery.roll_forward TO citizens_roll_forward;
+DO $body$
+BEGIN
+    -- It is made after this, with the publication; the next run grants it.
+    IF to_regclass('recovery.ddl_key') IS NOT NULL THEN
+        GRANT SELECT ON recovery.ddl_key TO citizens_roll_forward;
+    END IF;
+END
+$body$;
 GRANT USAGE ON SCHEMA recovery TO citizens_log;
 REVOKE ALL ON FUNCTION recovery.sequence_positions() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION recovery.sequence_positions() TO citizens_log;

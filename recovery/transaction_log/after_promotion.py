@@ -25,7 +25,8 @@ def bring_up(session: Session, log: Log, epoch: int, seconds: float) -> dict[str
     """The account (see `Account.as_json`) of rolling a promoted member forward to the end of `epoch`'s log.
 
     With `trouble` in it: why transactions of the log are known to be missing. Where the new epoch was branched off is
-    written down before anything is applied, so a repeat finds the same. Raises what `Session.run` raises: try again.
+    written down before anything is applied, so a repeat finds the same; one that comes early waits
+    for the first. Raises what `Session.run` raises: try again.
     """
     try:
         stands = standing.find(session, log, seconds)
@@ -46,6 +47,7 @@ def bring_up(session: Session, log: Log, epoch: int, seconds: float) -> dict[str
                 stop_at_gap=True,
                 seconds=seconds,
                 changes=changes,
+                patience=seconds / 2,
             )
             return {**account.as_json(), "trouble": account.gap}
         except Diverged as diverged:

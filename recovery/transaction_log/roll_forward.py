@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from recovery.clock import iso
@@ -31,20 +32,6 @@ _AHEAD = 2
 _LOCK = 0x726F_6C6C_666F_7277
 LOCK_SECONDS = 5
 _LOCK_NOT_AVAILABLE = "55P03"
-
-PROGRESS = """
-CREATE TABLE IF NOT EXISTS recovery.roll_forward (
-    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
-    from_epoch bigint NOT NULL,
-    from_lsn pg_lsn NOT NULL,
-    epoch bigint NOT NULL,
-    lsn pg_lsn NOT NULL,
-    committed_at timestamptz,
-    transactions bigint NOT NULL,
-    tables jsonb NOT NULL,
-    ddl bigint NOT NULL,
-    at timestamptz NOT NULL DEFAULT now()
-)"""
 
 _READ = """
 SELECT from_epoch, from_lsn::text, epoch, lsn::text, extract(epoch FROM committed_at)::float8, transactions,
@@ -155,13 +142,15 @@ def roll_forward(
     dry_run: bool = False,
     seconds: float = SECONDS,
     changes: int | None = None,
+    patience: float | None = None,
 ) -> Account:
     """Apply what the log holds beyond where the database stands (or `start`), until `until`; the account of it.
 
-    `last_epoch` is the epoch to stop in (default: the log's newest). Raises LogUnfit, GapOnTheWay, StandsNowhere,
-    Unsuitable, Diverged or DdlRefused, each with one sentence, and what `Session.run` raises.
+    `last_epoch` is the epoch to stop in (default: the log's newest); `patience`: seconds to wait for another run to
+    end. Raises LogUnfit, GapOnTheWay, StandsNowhere, Unsuitable, Diverged or DdlRefused, each with one
+    sentence, and what `Session.run` raises.
     """
-    system = _suitable(session, seconds)
+    system = _suitable(session, seconds, LOCK_SECONDS if patience is None else patience)
     application = Application(session, seconds)
     application.prepare()
     account = account_of(session, log, standing.find(session, log, seconds) if start is None else start, seconds)
@@ -186,7 +175,7 @@ def _reached(log: Log, until: Until, met: bool, account: Account) -> bool:
     return account.gap is None and (met or until == Until() or (stop is not None and stop <= log.end()))
 
 
-def _suitable(session: Session, seconds: float) -> str:
+def _suitable(session: Session, seconds: float, patience: float) -> str:
     ((replays, system),) = session.run(
         "SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system())", seconds
     )
@@ -194,7 +183,7 @@ def _suitable(session: Session, seconds: float) -> str:
         raise Unsuitable(f"{session.endpoint} is in recovery and takes no writes; promote it first.")
     try:
         # Not at once: the server notices only after a moment that a run was killed.
-        session.run(f"SET lock_timeout = '{LOCK_SECONDS}s'", seconds)
+        session.run(f"SET lock_timeout = '{max(1, round(patience * 1000))}ms'", seconds)
         session.run("SELECT pg_advisory_lock(:lock)", seconds, lock=_LOCK)
         session.run("SET lock_timeout = 0", seconds)
     except Refused as refused:
@@ -206,16 +195,19 @@ def _suitable(session: Session, seconds: float) -> str:
 
 def account_of(session: Session, log: Log, stands: Position, seconds: float) -> Account:
     """The account so far of a database that has replayed up to `stands`, with what earlier runs have applied to it."""
-    if session.run("SELECT 1 WHERE to_regclass('recovery.roll_forward') IS NOT NULL", seconds):
-        for row in session.run(_READ, seconds):
-            from_epoch, from_lsn, epoch, lsn, committed_at, transactions, tables, ddl = row
-            applied = Position(int(epoch), lsn_number(lsn))
-            # A record that came with a backup is of an incident long over: the database has replayed more since.
-            if applied >= stands:
-                counted = {name: Counts(**counts) for name, counts in json.loads(tables).items()}
-                begun = Position(int(from_epoch), lsn_number(from_lsn))
-                return Account(begun, applied, log.end(), committed_at, int(transactions), int(ddl), counted)
+    for row in session.run(_READ, seconds) if _has_progress(session, seconds) else ():
+        from_epoch, from_lsn, epoch, lsn, committed_at, transactions, tables, statements = row
+        applied = Position(int(epoch), lsn_number(lsn))
+        # A record that came with a backup is of an incident long over: the database has replayed more since.
+        if applied >= stands:
+            counted = {name: Counts(**counts) for name, counts in json.loads(tables).items()}
+            begun = Position(int(from_epoch), lsn_number(from_lsn))
+            return Account(begun, applied, log.end(), committed_at, int(transactions), int(statements), counted)
     return Account(stands, stands, log.end())
+
+
+def _has_progress(session: Session, seconds: float) -> bool:
+    return bool(session.run("SELECT 1 WHERE to_regclass('recovery.roll_forward') IS NOT NULL", seconds))
 
 
 def _sound(
@@ -261,7 +253,8 @@ def _apply(
     account: Account,
     seconds: float,
 ) -> None:
-    session.run(f"CREATE SCHEMA IF NOT EXISTS recovery; {PROGRESS}", seconds)
+    if not _has_progress(session, seconds):  # a database that was never prepared, or before this was part of it
+        session.run((Path(__file__).parents[1] / "sql" / "roll_forward.sql").read_text(encoding="utf-8"), seconds)
     replay = ddl.Replay(session, seconds)
     inside = False
     try:

@@ -148,6 +148,7 @@ def test_a_member_is_rolled_forward_from_where_it_stands_in_the_log(
     with deployed.open() as session:
         session.run("CREATE TABLE citizens (n int); INSERT INTO citizens VALUES (1)", 5)
     archive.handler({"seconds": 0}, Context())
+    as_user("citizens_roll_forward")
     account = roll_forward.handler(event, Context())
     assert (account["transactions"], account["trouble"], account["target_reached"]) == (0, None, True)
     opened = branch(tmp_path / "transaction-log" / "epoch-2")

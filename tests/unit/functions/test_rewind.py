@@ -20,6 +20,11 @@ from tests.unit.functions.conftest import Context
 from tests.unit.recovery.conftest import MASTER, PASSWORD, PRIMARY, Pair
 
 
+@pytest.fixture(autouse=True)
+def as_its_user(monkeypatch: pytest.MonkeyPatch, deployed: Pair) -> None:
+    monkeypatch.setenv("DATABASE_USER", "citizens_roll_forward")
+
+
 def keep_log(members: Pair) -> None:
     """Everything committed until now is in the log afterwards."""
     with members.open() as session:

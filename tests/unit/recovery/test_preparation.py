@@ -24,7 +24,11 @@ def as_role(members: Pair, role: str) -> Session:
     return members.access(role).open(members.primary, 5, "test")
 
 
-@pytest.mark.parametrize("role", ROLES)
+# It may write everybody's tables: as rds_superuser, whose members are superusers in the local cloud.
+WITH_ONE_JOB = [role for role in ROLES if role != "citizens_roll_forward"]
+
+
+@pytest.mark.parametrize("role", WITH_ONE_JOB)
 @pytest.mark.parametrize(
     "statement",
     [
@@ -99,6 +103,7 @@ def test_what_was_lost_or_changed_comes_back_and_what_was_added_goes(members: Pa
         ) == [
             ["citizens_log", "rds_iam rds_replication"],
             ["citizens_probe", "rds_iam"],
+            ["citizens_roll_forward", "rds_iam rds_superuser"],
             ["citizens_verify", "rds_iam"],
             ["citizens_witness", "rds_iam"],
         ]
