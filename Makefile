@@ -36,6 +36,9 @@ $(READY): requirements.txt constraints.txt package.json package-lock.json
 drill: $(READY) ## lose the primary on this machine and measure the recovery (SCENARIO=list for others)
 	@$(BIN)/python -m drills --scenario $(SCENARIO)
 
+cycles: $(READY) ## ten times in a row: failover, reprotect, switchover, reprotect, under load (CYCLES=n for others)
+	@$(BIN)/python -m drills --cycles $(or $(CYCLES),10)
+
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest tests/unit -q -n $(WORKERS) --dist loadgroup

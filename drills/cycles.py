@@ -6,15 +6,21 @@ apart; nothing else may be missing, ever.
 
 from __future__ import annotations
 
+import secrets
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from deployment import local
 from deployment.account import Account
+from deployment.cdk import ROOT, Cdk
+from deployment.destruction import Destruction
 from deployment.operations import Operations
 from deployment.problem import Problem
 from drills.client import Application
 from drills.ledger import Attempt, Ledger, acknowledged
+from drills.report import REPORTS
 from drills.scenarios import post
 from recovery import incident, roles
 from recovery.roles import Roles
@@ -133,6 +139,47 @@ def outage(attempts: Iterable[Attempt], began: float, ended: float) -> float:
     return max(
         (later - earlier for earlier, later in zip([began, *moments], [*moments, ended], strict=True)), default=0
     )
+
+
+def rehearse(environment: Mapping[str, str], cycles: int, announce: Callable[[str], None]) -> list[Step]:
+    """The cycles in a local cloud of their own; at the end a diff must be empty and a destroy leave nothing."""
+    suffix = f"cycle-{secrets.token_hex(2)}"
+    state, log = ROOT / f".local-cloud-{suffix}", REPORTS / "logs" / f"{suffix}.log"
+    try:
+        local.up(state, environment)
+        target = local.environment_of(state, environment)
+        local.bootstrap(target, log)
+        cdk = Cdk(suffix, target, log)
+        cdk.synth()
+        local.play_agency(target, suffix)
+        account, flat = Account(target), cdk.deploy()
+        announce(f"deployed {suffix}")
+        steps = run(account, flat, cycles, announce)
+        if difference := cdk.diff():
+            raise Problem(f"After {cycles} cycles a deploy would change something:\n{difference}")
+        outcome = Destruction(account, cdk, protect=False, announce=lambda _: None).run()
+        if outcome.left:
+            raise Problem(f"After {cycles} cycles a destroy leaves {', '.join(outcome.left)}.")
+        announce("the diff is empty, and the destroy has left nothing")
+    finally:
+        local.down(state, environment)
+        Cdk(suffix, environment).discard()
+    log.unlink(missing_ok=True)
+    return steps
+
+
+def summary(steps: Iterable[Step]) -> str:
+    """Worst and median of each kind, in sentences."""
+    lines = []
+    for kind in ("failover", "switchover"):
+        of_kind = [step for step in steps if step.kind == kind]
+        outages, times = [step.outage for step in of_kind], [step.unprotected for step in of_kind]
+        lines.append(
+            f"{len(of_kind)} {kind}s: outage median {statistics.median(outages):.1f} s, longest {max(outages):.1f} s; "
+            f"standby again after median {statistics.median(times):.1f} s, longest {max(times):.1f} s; not replicated "
+            f"at the loss {sum(step.tail for step in of_kind)}, lost {sum(step.lost for step in of_kind)}"
+        )
+    return "\n".join(lines)
 
 
 def run(account: Account, outputs: Mapping[str, str], cycles: int, announce: Callable[[str], None]) -> list[Step]:
