@@ -449,7 +449,7 @@ def test_every_path_ends_in_record_then_notify_and_in_nothing_else() -> None:
         assert not found & {"Done", "Failed", "End"}
         assert not [name for name in found if not list(worst_case.successors(STATES[name]))]
     for name in STATES:
-        if name not in ("Notify", "Recovered", "Cooldown", "ReleaseLease", "End", "Done", "Failed"):
+        if name not in ("Notify", "Recovered", "StartReprotect", "Cooldown", "ReleaseLease", "End", "Done", "Failed"):
             worst_case.longest(DEFINITION, to="Record", start=name)
 
 
