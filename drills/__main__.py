@@ -32,6 +32,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m drills", description=__doc__)
     parser.add_argument("--scenario", default="primary-lost", help="`list` shows them all")
     parser.add_argument("--cycles", type=int, help="instead: so many failovers and switchovers in a row, under load")
+    parser.add_argument("--partitions", type=int, help="instead: so many faults of the primary that heal by themselves")
+    parser.add_argument("--seed", type=int, default=1, help="partitions: chooses the faults and their moments")
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     if chosen.scenario == "list":
@@ -56,7 +58,19 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         settings = configured({"environmentSuffix": "drill"})
         objectives = Objectives(settings.rto_seconds, settings.rpo_seconds)
         if chosen.cycles is not None:
-            steps = cycles.rehearse(environment, chosen.cycles, lambda line: show(Entry(time.time(), "cycles", line)))
+            steps = cycles.rehearse(
+                environment,
+                lambda course: course.cycles(chosen.cycles),
+                lambda line: show(Entry(time.time(), "cycles", line)),
+            )
+            print(cycles.summary(steps))
+            return 1 if any(step.lost for step in steps) else 0
+        if chosen.partitions is not None:
+            steps = cycles.rehearse(
+                {**environment, **cycles.NO_GRACE},
+                lambda course: cycles.partitions(course, chosen.partitions, chosen.seed),
+                lambda line: show(Entry(time.time(), "partitions", line)),
+            )
             print(cycles.summary(steps))
             return 1 if any(step.lost for step in steps) else 0
         scenario = SCENARIOS[chosen.scenario]
