@@ -44,8 +44,8 @@ fences: $(READY) ## the primary is cut off or hangs and comes back at any moment
 
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest tests/unit -q -n $(WORKERS) --dist loadgroup
-	@$(BIN)/coverage run -m pytest tests/integration -q -n $(WORKERS) --dist loadgroup
+	@$(BIN)/coverage run -m pytest tests/unit -q -n $(WORKERS) --dist loadscope
+	@$(BIN)/coverage run -m pytest tests/integration -q -n $(WORKERS) --dist loadscope
 	@$(MAKE) --no-print-directory coverage
 
 coverage: $(READY)
@@ -53,10 +53,10 @@ coverage: $(READY)
 	@$(BIN)/coverage report --fail-under=90
 
 unit: $(READY) ## unit tests alone
-	@$(BIN)/python -m pytest tests/unit -q -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest tests/unit -q -n $(WORKERS) --dist loadscope
 
 integration: $(READY) ## integration tests against a local cloud of their own
-	@$(BIN)/python -m pytest tests/integration -q -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest tests/integration -q -n $(WORKERS) --dist loadscope
 
 integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
 	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json

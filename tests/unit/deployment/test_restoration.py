@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployment.__main__ import main
 from deployment.restoration import Backup, best, moment_before
 
 TIMES = st.integers(0, 10_000).map(lambda milliseconds: milliseconds / 10)
@@ -28,3 +30,22 @@ def test_the_backup_that_gets_closest_without_passing_it_is_taken(windows: list[
         backup, moment = found
         assert moment == max(reachable)
         assert backup.earliest <= moment <= backup.latest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Say where to stop: --before-transaction EPOCH:X/Y, as `log` shows it, or --to-time."),
+        (["--before-transaction", "1:0/1", "--to-time", "2026-11-22T10:00:00"], "Say where to stop"),
+        (["--to-time", "yesterday"], "'yesterday' is not a time; write it in UTC, as 2026-11-22T10:20:30."),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_is_asked(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["restore", "--suffix", "x", *arguments], {}) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(sentence)
+    assert (said.out, len(said.err.splitlines())) == ("", 1)
+    assert main(["log", "--suffix", "x", "--since", "soon"], {}) == 1
+    assert capsys.readouterr().err == "'soon' is not a time; write it in UTC, as 2026-11-22T10:20:30.\n"
