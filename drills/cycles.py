@@ -108,22 +108,26 @@ class Cycles:
             lambda: roles.known(self._table).epoch > before.epoch or self._calm_since(began + heals_after),
             "a failover or a calm primary",
         )
+        kind = f"{fault} {heals_after:.1f} s"
         if roles.known(self._table).epoch > before.epoch:
-            return self._judge(f"{fault} {heals_after:.1f} s", before, began, fenced_at=self._fenced_at(before))
-        missing = self._missing(self._ledger.attempts)
-        return Step(f"{fault} {heals_after:.1f} s", before.epoch, 0.0, 0.0, 0, len(missing))
+            # The record comes after the roles
+            self._until(lambda: self._fenced_at(before) is not None, f"the record that {before.primary} is fenced")
+            return self._judge(kind, before, began, fenced_at=self._fenced_at(before))
+        lost = len(self._missing(self._ledger.attempts))
+        self._announce(f"{kind:10} epoch {before.epoch:3}  healed before anything was promoted  lost {lost}")
+        return Step(kind, before.epoch, 0.0, 0.0, 0, lost)
 
     def _calm_since(self, healed_at: float) -> bool:
         return time.time() > healed_at + CALM_SECONDS and incident.read_lease(self._table) is None
 
-    def _fenced_at(self, before: Roles) -> float:
+    def _fenced_at(self, before: Roles) -> float | None:
         """When the failover of an epoch had shown that the old primary is out of reach, epoch seconds."""
         for entry in history.read(self._table):
             if entry.kind == "failover" and (entry.epoch, entry.outcome) == (before.epoch, "promoted"):
                 for step in entry.timeline:
                     if step["event"] == f"{before.primary} is fenced":
                         return clock.seconds(step["at"])
-        raise Problem(f"No failover of epoch {before.epoch} has recorded that {before.primary} is fenced.")
+        return None
 
     def _missing(self, attempts: Iterable[Attempt]) -> dict[int, Attempt]:
         """What was acknowledged and is not there, except what was put down as a tail before."""
