@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy log restore \
-        suffix reprotect switchover pause resume history cycles local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
+        suffix reprotect switchover pause resume history cycles fences local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
         rehearse-time clean
 
 help: ## list the targets
@@ -35,6 +35,12 @@ $(READY): requirements.txt constraints.txt package.json package-lock.json
 ## --- the main job and its proof ----------------------------------------------------------------------------------
 drill: $(READY) ## lose the primary on this machine and measure the recovery (SCENARIO=list for others)
 	@$(BIN)/python -m drills --scenario $(SCENARIO)
+
+cycles: $(READY) ## ten times in a row: failover, reprotect, switchover, reprotect, under load (CYCLES=n for others)
+	@$(BIN)/python -m drills --cycles $(or $(CYCLES),10)
+
+fences: $(READY) ## the primary is cut off or hangs and comes back at any moment of the failover (ROUNDS=n, SEED=n)
+	@$(BIN)/python -m drills --partitions $(or $(ROUNDS),10) --seed $(or $(SEED),1)
 
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*

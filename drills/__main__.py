@@ -14,6 +14,7 @@ from rich.console import Console
 
 from deployment.configuration import configured
 from deployment.problem import Problem
+from drills import cycles
 from drills.drill import Drill
 from drills.measurement import Objectives
 from drills.report import summarise
@@ -30,12 +31,18 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m drills", description=__doc__)
     parser.add_argument("--scenario", default="primary-lost", help="`list` shows them all")
+    parser.add_argument("--cycles", type=int, help="instead: so many failovers and switchovers in a row, under load")
+    parser.add_argument("--partitions", type=int, help="instead: so many faults of the primary that heal by themselves")
+    parser.add_argument("--seed", type=int, default=1, help="partitions: chooses the faults and their moments")
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     if chosen.scenario == "list":
         for scenario in SCENARIOS.values():
             console.print(f"{scenario.name:20} {scenario.description}")
         return 0
+    if chosen.cycles is not None and chosen.cycles < 1:
+        print(f"{chosen.cycles} cycles cannot be run: give 1 or more.", file=sys.stderr)
+        return 1
     if chosen.scenario not in SCENARIOS:
         print(f"There is no scenario {chosen.scenario!r}; expected one of: {', '.join(SCENARIOS)}.", file=sys.stderr)
         return 1
@@ -50,6 +57,22 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     try:
         settings = configured({"environmentSuffix": "drill"})
         objectives = Objectives(settings.rto_seconds, settings.rpo_seconds)
+        if chosen.cycles is not None:
+            steps = cycles.rehearse(
+                environment,
+                lambda course: course.cycles(chosen.cycles),
+                lambda line: show(Entry(time.time(), "cycles", line)),
+            )
+            print(cycles.summary(steps))
+            return 1 if any(step.lost for step in steps) else 0
+        if chosen.partitions is not None:
+            steps = cycles.rehearse(
+                {**environment, **cycles.NO_GRACE},
+                lambda course: cycles.partitions(course, chosen.partitions, chosen.seed),
+                lambda line: show(Entry(time.time(), "partitions", line)),
+            )
+            print(cycles.summary(steps))
+            return 1 if any(step.lost for step in steps) else 0
         scenario = SCENARIOS[chosen.scenario]
         kind = Drill if scenario.cause is not None else RewindDrill
         report = kind(scenario, environment, Timeline(show), objectives).run()

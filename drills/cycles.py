@@ -6,17 +6,24 @@ apart; nothing else may be missing, ever.
 
 from __future__ import annotations
 
+import random
+import secrets
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from deployment import local
 from deployment.account import Account
+from deployment.cdk import ROOT, Cdk
+from deployment.destruction import Destruction
 from deployment.operations import Operations
 from deployment.problem import Problem
 from drills.client import Application
 from drills.ledger import Attempt, Ledger, acknowledged
+from drills.report import REPORTS
 from drills.scenarios import post
-from recovery import incident, roles
+from recovery import clock, history, incident, roles
 from recovery.roles import Roles
 from recovery.table import RecoveryTable
 
@@ -24,6 +31,11 @@ TAIL_SECONDS = 1.0
 """A transaction acknowledged longer than this before the loss had replicated, or something is wrong."""
 STEP_SECONDS = 240.0
 LOAD_SECONDS = 2.0
+CALM_SECONDS = 20.0
+FAULTS = ("cut", "hang")
+LONGEST_FAULT_SECONDS = 25.0
+"""From before the suspicion until after the cut-over: a failover takes about ten seconds of it."""
+NO_GRACE = {"MULTI_AZ_GRACE_SECONDS": "0"}
 INSTANT: Mapping[str, float] = dict.fromkeys(
     (
         *("creation_seconds", "promotion_seconds", "multi_az_failover_seconds"),
@@ -69,6 +81,10 @@ class Cycles:
         post(f"{self._control}/rds/{before.primary}/lose")
         return self._judge("failover", before, began)
 
+    def cycles(self, count: int) -> list[Step]:
+        """So many cycles."""
+        return [step for _ in range(count) for step in self.cycle()]
+
     def switchover(self) -> Step:
         """Switch over by the operator's command, and wait until there is a standby again."""
         before = self._ready()
@@ -76,6 +92,49 @@ class Cycles:
         began = time.time()
         self._operations.follow(self._operations.switchover())
         return self._judge("switchover", before, began)
+
+    def partition(self, fault: str, heals_after: float) -> Step:
+        """Cut the primary off (or let it hang) and heal that after so many seconds, wherever the failover is by then.
+
+        What it acknowledged before it was fenced and had not replicated is the tail; after the fence it may acknowledge
+        nothing that is not kept. When the fault heals before anything is promoted, nothing may be missing at all.
+        """
+        before, began = self._ready(), time.time()
+        endpoint = f"{self._control}/rds/{before.primary}/endpoint"
+        post(endpoint, {"fault": fault})
+        time.sleep(heals_after)
+        post(endpoint, {"fault": "none"})
+        self._until(
+            lambda: roles.known(self._table).epoch > before.epoch or self._calm_since(began + heals_after),
+            "a failover or a calm primary",
+        )
+        kind = f"{fault} {heals_after:.1f} s"
+        if roles.known(self._table).epoch > before.epoch:
+            # The record comes after the roles
+            self._until(lambda: self._fenced_at(before) is not None, f"the record that {before.primary} is fenced")
+            return self._judge(kind, before, began, fenced_at=self._fenced_at(before))
+        lost = len(self._missing(self._ledger.attempts))
+        self._announce(f"{kind:10} epoch {before.epoch:3}  healed before anything was promoted  lost {lost}")
+        return Step(kind, before.epoch, 0.0, 0.0, 0, lost)
+
+    def _calm_since(self, healed_at: float) -> bool:
+        return time.time() > healed_at + CALM_SECONDS and incident.read_lease(self._table) is None
+
+    def _fenced_at(self, before: Roles) -> float | None:
+        """When the failover of an epoch had shown that the old primary is out of reach, epoch seconds."""
+        for entry in history.read(self._table):
+            if entry.kind == "failover" and (entry.epoch, entry.outcome) == (before.epoch, "promoted"):
+                for step in entry.timeline:
+                    if step["event"] == f"{before.primary} is fenced":
+                        return clock.seconds(step["at"])
+        return None
+
+    def _missing(self, attempts: Iterable[Attempt]) -> dict[int, Attempt]:
+        """What was acknowledged and is not there, except what was put down as a tail before."""
+        missing = {each.number: each for each in acknowledged(attempts)}
+        for number in self._ledger.rows_present() | self._forgiven:
+            missing.pop(number, None)
+        return missing
 
     def _ready(self) -> Roles:
         """Protected, nobody at work, load acknowledged for a while, and both witnesses content."""
@@ -94,7 +153,7 @@ class Cycles:
             return False
         return True
 
-    def _judge(self, kind: str, before: Roles, began: float) -> Step:
+    def _judge(self, kind: str, before: Roles, began: float, fenced_at: float | None = None) -> Step:
         self._until(lambda: roles.known(self._table).epoch > before.epoch, "the change of roles")
         self._until(lambda: self._ledger.acknowledged_since(time.time() - 1) is not None, "load acknowledged again")
         self._operations.await_protection(before.epoch + 1, STEP_SECONDS)
@@ -105,10 +164,9 @@ class Cycles:
         if self._ledger.broken:
             raise Problem(f"The load has stopped: {self._ledger.broken[0]}")
         attempts = self._ledger.attempts
-        missing = {a.number: a for a in acknowledged(attempts)}
-        for number in self._ledger.rows_present() | self._forgiven:
-            missing.pop(number, None)
-        tail = {n for n, a in missing.items() if kind == "failover" and began - TAIL_SECONDS <= a.ended <= began + 0.5}
+        missing = self._missing(attempts)
+        last = fenced_at if fenced_at is not None else began + 0.5
+        tail = {n for n, a in missing.items() if kind != "switchover" and began - TAIL_SECONDS <= a.ended <= last}
         self._forgiven |= tail
         step = Step(
             kind, after.epoch, outage(attempts, began, ended), ended - began, len(tail), len(missing) - len(tail)
@@ -135,14 +193,71 @@ def outage(attempts: Iterable[Attempt], began: float, ended: float) -> float:
     )
 
 
-def run(account: Account, outputs: Mapping[str, str], cycles: int, announce: Callable[[str], None]) -> list[Step]:
-    """So many cycles under load, with an RDS that takes no time. Raises Problem when one cannot be finished."""
+def partitions(course: Cycles, rounds: int, seed: int) -> list[Step]:
+    """So many faults that heal at moments which the seed chooses."""
+    chance = random.Random(seed)  # noqa: S311  (a replayable choice of moments)
+    return [
+        course.partition(chance.choice(FAULTS), round(chance.uniform(1, LONGEST_FAULT_SECONDS), 1))
+        for _ in range(rounds)
+    ]
+
+
+def rehearse(
+    environment: Mapping[str, str], course: Callable[[Cycles], list[Step]], announce: Callable[[str], None]
+) -> list[Step]:
+    """A course in a local cloud of its own; at the end a diff must be empty and a destroy leave nothing."""
+    suffix = f"cycle-{secrets.token_hex(2)}"
+    state, log = ROOT / f".local-cloud-{suffix}", REPORTS / "logs" / f"{suffix}.log"
+    try:
+        local.up(state, environment)
+        target = local.environment_of(state, environment)
+        local.bootstrap(target, log)
+        cdk = Cdk(suffix, target, log)
+        cdk.synth()
+        local.play_agency(target, suffix)
+        account, flat = Account(target), cdk.deploy()
+        announce(f"deployed {suffix}")
+        steps = run(account, flat, course, announce)
+        if difference := cdk.diff():
+            raise Problem(f"After all of it a deploy would change something:\n{difference}")
+        outcome = Destruction(account, cdk, protect=False, announce=lambda _: None).run()
+        if outcome.left:
+            raise Problem(f"After all of it a destroy leaves {', '.join(outcome.left)}.")
+        announce("the diff is empty, and the destroy has left nothing")
+    finally:
+        local.down(state, environment)
+        Cdk(suffix, environment).discard()
+    log.unlink(missing_ok=True)
+    return steps
+
+
+def summary(steps: Iterable[Step]) -> str:
+    """Worst and median of each kind, in sentences."""
+    lines = []
+    kept = list(steps)
+    for kind in dict.fromkeys(step.kind for step in kept):
+        of_kind = [step for step in kept if step.kind == kind]
+        outages, times = [step.outage for step in of_kind], [step.unprotected for step in of_kind]
+        lines.append(
+            f"{len(of_kind)} {kind}s: outage median {statistics.median(outages):.1f} s, longest {max(outages):.1f} s; "
+            f"standby again after median {statistics.median(times):.1f} s, longest {max(times):.1f} s; not replicated "
+            f"at the loss {sum(step.tail for step in of_kind)}, lost {sum(step.lost for step in of_kind)}"
+        )
+    return "\n".join(lines)
+
+
+def run(
+    account: Account,
+    outputs: Mapping[str, str],
+    course: Callable[[Cycles], list[Step]],
+    announce: Callable[[str], None],
+) -> list[Step]:
+    """A course under load, with an RDS that takes no time. Raises Problem when it cannot be finished."""
     post(f"{account.environment['LOCAL_CLOUD_URL']}/delays", INSTANT, "PUT")
     ledger = Ledger(Application(account, outputs).connect)
     ledger.create_table()
     ledger.start()
     try:
-        course = Cycles(account, outputs, ledger, announce)
-        return [step for _ in range(cycles) for step in course.cycle()]
+        return course(Cycles(account, outputs, ledger, announce))
     finally:
         ledger.stop()

@@ -116,7 +116,7 @@ def _next(situation: Situation) -> tuple[Action, str, dict[str, Any]]:
     if situation.lease is not None and situation.lease.held(situation.now):
         return "wait", f"The incident {situation.lease.incident} holds the lease.", {}
     if situation.automatic and situation.pause is not None:
-        return "refuse", f"Automatic action is {situation.pause}.", {}
+        return "wait", f"Automatic action is {situation.pause}.", {}
     if standby.status == UNKNOWN or situation.primary.status == UNKNOWN:
         return "wait", "RDS does not say how the members are.", {}
     hindrance = _primary_hindrance(situation)

@@ -176,8 +176,9 @@ class Failover(CitizensStack):
             name="arbiter",
             module="arbiter",
             purpose="Decides from the witnesses' observations and RDS's own status",
-            timeout=12,
-            concurrency=2,
+            # Longer than the step that asks: an attempt that is given up ends by itself, and leaves a warm environment
+            timeout=30,
+            concurrency=3,
             environment={
                 "MEMBERS": self._members.as_json(),
                 "FAILURE_THRESHOLD": str(self.settings.failure_threshold),
@@ -198,8 +199,9 @@ class Failover(CitizensStack):
             name="probe",
             module="probe",
             purpose="Tells whether a member answers and whether it is in recovery",
-            timeout=12,
-            concurrency=2,
+            # Longer than the step that asks: an attempt that is given up ends by itself, and leaves a warm environment
+            timeout=30,
+            concurrency=3,
             environment={
                 "MEMBERS": self._members.as_json(),
                 "PROBE_TIMEOUT_SECONDS": f"{self.settings.probe_timeout_seconds:g}",

@@ -100,8 +100,8 @@ BUDGETS: Mapping[str, Budget] = {
     "OpenLog": Budget(timeout=5),
     # What the standby lacked: usually a second's transactions, and 100,000 take it a few seconds
     "RollForward": Budget(timeout=11),
-    # It goes on where it was cut off, for as long as its function may run
-    "RollForwardOn": Budget(timeout=45),
+    # It goes on where it was cut off, for as long as its function may run; Lambda refuses it while the first still does
+    "RollForwardOn": Budget(timeout=45, attempts=9, pause=5),
     "PointSecret": Budget(timeout=6),
     "CutOver": Budget(timeout=4),
     "Verify": Budget(timeout=6),
@@ -577,6 +577,7 @@ def _roll_forward(name: str, function_arn: str, caught: State) -> State:
         },
         following="PointSecret",
         catch=[caught],
+        retried=["Lambda.TooManyRequestsException"],
     )
 
 

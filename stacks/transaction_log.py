@@ -150,8 +150,8 @@ class TransactionLog(CitizensStack):
                 module="roll_forward",
                 purpose="Applies to a promoted member what the transaction log holds beyond it",
                 timeout=45,
-                # The machine asks anew before a long run has ended, and waits for it at the database's lock
-                concurrency=2,
+                # One at a time: a second would begin where the first began
+                concurrency=1,
                 # It takes a batch apart while the database applies the one before
                 memory=PROCESSOR_MIB,
                 environment={**self._members, "LOG_PATH": LOG_PATH},

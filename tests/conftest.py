@@ -54,6 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         # By a mark, not in a fixture: fixtures of the session would start a local cloud before that.
         if config.getoption("--outputs") is not None and item.get_closest_marker("breaks_the_machine"):
             item.add_marker(pytest.mark.skip(reason="needs to break what only the local cloud lets us break"))
-        uses_it = "integration" in item.path.parts and "deployed" in getattr(item, "fixturenames", ())
-        if uses_it and item.path.name not in DEPLOYED:
+        # Unit tests have fixtures of that name which deploy nothing
+        integrates = "integration" in item.path.parts
+        if integrates and "deployed" in getattr(item, "fixturenames", ()) and item.path.name not in DEPLOYED:
             raise pytest.UsageError(f"{item.path.name} uses the deployed system: add it to DEPLOYED in {__file__}.")

@@ -102,9 +102,9 @@ def test_only_a_standby_that_every_fresh_witness_sees_replicate_is_one() -> None
 def test_a_person_reprotects_in_a_pause_but_nothing_else_does() -> None:
     pause = Pause("maintenance", NOW + 60, "operator")
     assert found(Instance(ABSENT), pause=pause).action == "create"
-    refused = found(Instance(ABSENT), pause=pause, automatic=True)
-    assert refused.action == "refuse"
-    assert "maintenance" in refused.reason
+    held = found(Instance(ABSENT), pause=pause, automatic=True)
+    assert held.action == "wait", "and goes on when the pause is over"
+    assert "maintenance" in held.reason
 
 
 STATUSES = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -48,7 +48,7 @@ def test_nothing_hinders_a_switchover_of_a_healthy_pair() -> None:
     assert hindrance(READY) is None
 
 
-HINDERED = {
+HINDERED: dict[str, dict[str, Any]] = {
     "The roles have passed to epoch 2": {"roles": replace(READY.roles, epoch=2)},
     "is no standby: reprotect first": {"roles": replace(READY.roles, protected=False)},
     "The incident i holds the lease": {"lease": Lease(1, "i", NOW - 60, "a")},

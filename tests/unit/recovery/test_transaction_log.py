@@ -28,6 +28,7 @@ def drain(archive: Archive) -> None:
 def ready(session: Session, folder: Path, batch: int = 1000) -> Archive:
     archive = Archive(session, folder, 1, batch)
     archive.prepare()
+    session.run("RESET search_path", 5)  # the tests use the archive's session for their own statements too
     return archive
 
 
@@ -46,7 +47,11 @@ def kept(folder: Path) -> list[int]:
 def insert(session: Session, transactions: int) -> list[int]:
     """Commit so many transactions; their ids."""
     return [
-        int(session.run("INSERT INTO citizens VALUES (:n) RETURNING pg_current_xact_id()::text::bigint", 5, n=n)[0][0])
+        int(
+            session.run("INSERT INTO public.citizens VALUES (:n) RETURNING pg_current_xact_id()::text::bigint", 5, n=n)[
+                0
+            ][0]
+        )
         for n in range(transactions)
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,16 +39,15 @@ SWITCHOVER = switchover_machine.definition(
         failover=REFERENCES, switchover_arn="switchover", reprotect_machine_arn="reprotect", ingress=INGRESS
     )
 )
-Answer = Callable[[dict[str, Any]], Any] | Any
 
 
 class Walk:
     """A run of a machine in which every task's answer is given: a value, a function of the arguments, or an error."""
 
-    def __init__(self, definition: dict[str, Any], order: dict[str, Any], **answers: Answer) -> None:
+    def __init__(self, definition: dict[str, Any], order: dict[str, Any], **answers: Any) -> None:
         self._definition = definition
         self._order = order
-        self._answers = {"Record": {}, "Notify": {}, "Close": {}, **answers}
+        self._answers: dict[str, Any] = {"Record": {}, "Notify": {}, "Close": {}, **answers}
         self.calls: list[tuple[str, Any]] = []
 
     def arguments(self, state: str) -> Any:
@@ -109,13 +107,13 @@ class Rules:
 
 
 def reprotected(
-    *plans: Any, rules: Rules | None = None, definition: dict[str, Any] = REPROTECT, **answers: Answer
+    *plans: Any, rules: Rules | None = None, definition: dict[str, Any] = REPROTECT, **answers: Any
 ) -> Walk:
     steps = iter(plans)
     last = plans[-1]
     rules = rules or Rules()
     order = {"id": "i", "epoch": 2, "started_at": "t", "automatic": True, "forensics": True, "by": "failover i"}
-    given: dict[str, Answer] = {
+    given: dict[str, Any] = {
         "Plan": lambda _: next(steps, last),
         "DeleteKeepingData": {},
         "Delete": {},
@@ -172,7 +170,7 @@ def test_rules_that_are_there_already_are_not_given_again() -> None:
 
 
 def test_a_refused_request_is_looked_at_again_and_told_of_once() -> None:
-    answers = iter([Refused("Rds.InvalidDbInstanceStateException")] * 3 + [{}])
+    answers: Any = iter([Refused("Rds.InvalidDbInstanceStateException")] * 3 + [{}])
     walk = reprotected(*[step("delete")] * 4, step("protected"), Delete=lambda _: next(answers))
     assert walk.variables["outcome"] == "protected"
     assert sum("InvalidDbInstanceState" in entry["event"] for entry in walk.variables["timeline"]) == 1
@@ -182,7 +180,8 @@ def test_a_refused_request_is_looked_at_again_and_told_of_once() -> None:
 @pytest.mark.parametrize("state", ["Delete", "Create", "Modify", "LetIn", "FindIngress"])
 def test_what_is_refused_for_ever_is_given_up_recorded_and_shown_as_a_failed_run(state: str) -> None:
     action = {"LetIn": "lift_fence", "FindIngress": "lift_fence"}.get(state, state.lower())
-    walk = reprotected(step(action), **{state: Refused("Rds.RdsException")})
+    refused: dict[str, Any] = {state: Refused("Rds.RdsException")}
+    walk = reprotected(step(action), **refused)
     assert walk.variables["outcome"] == "failed"
     assert walk.visited[-1] == "Failed"
     assert len(walk.visited) < ERRORS * 50
@@ -201,10 +200,10 @@ def test_a_refusal_is_an_outcome_and_no_failure() -> None:
     assert (walk.variables["outcome"], walk.visited[-1]) == ("refused", "Done")
 
 
-def switched(rules: Rules | None = None, **answers: Answer) -> tuple[Walk, Rules]:
+def switched(rules: Rules | None = None, **answers: Any) -> tuple[Walk, Rules]:
     rules = rules or Rules("10.60.0.0/16", "sg-f")
     order = {"incident": "i", "epoch": 1, "started_at": "t", "by": "operator"}
-    given: dict[str, Answer] = {
+    given: dict[str, Any] = {
         "MayBegin": {"hindrance": None, "primary": OLD, "standby": NEW},
         "WarmUp": {},
         "WarmUpProbe": {},
