@@ -262,7 +262,7 @@ class Unkeyed:
             rows = ((raw, 0) for raw in (self._counted - self._gone).elements())
         gone = self._gone if self._counted is None else self._gone - self._counted
         width = len(self.relation.columns)
-        inserted = []
+        inserted: list[bytes] = []
         add, join = inserted.append, SEPARATOR.join
         for raw, at in rows:
             found, _ = cells(raw, at)
