@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from privilege.exercises import EXERCISES
-from privilege.mutation import LANES, LANES_WITHOUT_PRIMARY, MACHINE
+from privilege.mutation import LANES, LANES_WITHOUT_PRIMARY, MACHINE, OPERATIONS
 
 
 def test_every_exercise_is_in_one_lane() -> None:
-    lanes = Counter(role for lane in LANES for role in lane)
+    lanes = Counter(role for lane in (*LANES, *OPERATIONS) for role in lane)
     assert lanes.keys() == {exercise.role for exercise in EXERCISES if not exercise.breaks}
     assert set(lanes.values()) == {1}, "side by side, its own changes of the policy would meet"
 

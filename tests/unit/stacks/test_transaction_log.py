@@ -27,9 +27,9 @@ def alarms(system: System) -> set[str]:
     }
 
 
-def machine(system: System) -> str:
-    (found,) = system.of("AWS::StepFunctions::StateMachine")
-    return json.dumps(found.properties["DefinitionString"])
+def machines(system: System) -> str:
+    """The definitions of all machines."""
+    return json.dumps([each.properties["DefinitionString"] for each in system.of("AWS::StepFunctions::StateMachine")])
 
 
 def test_turned_off_nothing_archives_or_opens_the_log_and_all_else_is_deployed(
@@ -42,9 +42,9 @@ def test_turned_off_nothing_archives_or_opens_the_log_and_all_else_is_deployed(
 
 
 def test_turned_off_the_machine_goes_from_the_promotion_to_the_secret(system: System, without_log: System) -> None:
-    assert "OpenLog" in machine(system)
-    assert "OpenLog" not in machine(without_log)
-    assert "PointSecret" in machine(without_log)
+    assert "OpenLog" in machines(system)
+    assert "OpenLog" not in machines(without_log)
+    assert "PointSecret" in machines(without_log)
     assert "open-log" not in json.dumps(without_log.templates["Failover"])
 
 
