@@ -32,6 +32,8 @@ PURPOSE_TAG = "citizens:restored-for"
 FUNCTION_SECONDS = 930
 ATTEMPTS = 8
 """Of roll forward: a run that Lambda ends is gone on from where it committed last."""
+MOST_LISTED = 100_000
+"""Of transactions at once: the function hands them on by the thousand."""
 HOPELESS = ("failed", "incompatible-restore", "incompatible-network", "incompatible-parameters", "restore-error")
 
 
@@ -124,8 +126,14 @@ class Restoration:
         self, since: str | None = None, before: str | None = None, after: str | None = None
     ) -> tuple[list[Mapping[str, Any]], bool]:
         """The log's transactions between two times (ISO 8601) and beyond a position; whether there are more."""
-        found = self._ask(action="list", since=since, before=before, after=after)
-        return list(found["transactions"]), bool(found["more"])
+        listed: list[Mapping[str, Any]] = []
+        more = True
+        while more and len(listed) < MOST_LISTED:
+            found = self._ask(action="list", since=since, before=before, after=after)
+            listed += found["transactions"]
+            more = bool(found["more"])
+            after = listed[-1]["position"] if listed else after
+        return listed, more
 
     def run(self, target: Target) -> Outcome:
         """Restore, roll forward, and list what is beyond. Raises Problem."""
@@ -134,7 +142,7 @@ class Restoration:
         instance = self._await_available()
         endpoint = Endpoint(instance["Endpoint"]["Address"], int(instance["Endpoint"]["Port"]))
         account = self._roll_forward(target, endpoint)
-        after, more = self.transactions(after=str(account["reached"]))
+        after, more = self.transactions(iso(wanted), iso(time.time()), str(account["reached"]))
         restored_to = next((tag["Value"] for tag in instance["TagList"] if tag["Key"] == "citizens:restored-to"), "")
         return Outcome(self._names.restored, endpoint, restored_to, account, tuple(after), more)
 

@@ -159,7 +159,7 @@ def judge(
     before = [attempt for attempt in confirmed if attempt.ended < harm.sent]
     lost = [attempt for attempt in before if attempt.number not in present]
     surplus = [attempt for attempt in attempts if attempt.started > harm.answered and attempt.number in present]
-    failed = [attempt for attempt in attempts if attempt.outcome == "failed"]
+    failed = [attempt for attempt in attempts if attempt.outcome == "failed" and attempt.ended > harm.sent]
     rto = ready - harm.answered
     rpo = harm.sent - min(attempt.ended for attempt in lost) if lost else 0.0
 
