@@ -28,7 +28,6 @@ from recovery import clock
 from stacks.promised import promised
 from stacks.settings import Settings, SettingsError
 
-
 SHOWN = 50
 """Transactions after a restore's stop that a person is shown."""
 
