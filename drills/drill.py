@@ -246,6 +246,12 @@ def judge(measurement: Measurement, scenario: Scenario, promotions: int, refusal
         if not refusals:
             return replace(measurement, verdict="missed", reason="The arbiter did not refuse in time.")
         return replace(measurement, verdict="met", reason=f"Refused, as it must be: {refusals[0]}")
+    if scenario.loses_at_most is not None and (measurement.rpo_seconds or 0.0) > scenario.loses_at_most:
+        reason = (
+            f"{measurement.rpo_seconds:.1f} s of acknowledged transactions are lost, more than the "
+            f"{scenario.loses_at_most:.0f} s that the log may lack."
+        )
+        return replace(measurement, verdict="missed", reason=reason)
     if scenario.outage is False and measurement.rto_seconds:
         reason = f"Clients had no service for {measurement.rto_seconds:.1f} s and should have noticed nothing."
         return replace(measurement, verdict="missed", reason=reason)

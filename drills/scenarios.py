@@ -12,9 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import psycopg
 from botocore.exceptions import ClientError
 
 from deployment.account import Account
+from deployment.problem import Problem
+from drills.client import Application
 
 End = Literal["promoted", "untouched", "refused"]
 """What must come of a failure: the standby takes over; nothing is promoted and service is (or comes) back; the arbiter
@@ -54,7 +57,8 @@ class Scenario:
 
     `ends`: what must come of it, which is checked; a promotion that was not needed is a failure too. `outage`: whether
     clients must notice (True), must not (False), or may (None). `settings`: environment variables of the settings that
-    the system is deployed with. `beforehand` sets the scene under load, before the failure.
+    the system is deployed with. `beforehand` sets the scene under load, before the failure. `loses_at_most`: seconds of
+    acknowledged transactions that may be missing, when that is less than the RPO.
     `cause` is None where a client does the harm, which the drill then is.
     """
 
@@ -65,6 +69,7 @@ class Scenario:
     outage: bool | None = True
     settings: Mapping[str, str] = field(default_factory=dict)
     beforehand: Cause | None = None
+    loses_at_most: float | None = None
 
 
 def _primary(path: str, what: str, body: Mapping[str, object] | None = None) -> Cause:
@@ -109,6 +114,28 @@ def _fall_behind(site: Site) -> str:
     behind = int(SHORT_RPO["RPO_SECONDS"]) + 5
     time.sleep(behind)
     return f"{site.standby} receives but replays nothing for {behind} s"
+
+
+def _cut_replication(site: Site) -> str:
+    """The standby gets nothing any more: its slot is gone, so it cannot come back. The Multi-AZ copy goes on."""
+    with Application(site.account, site.outputs).connect() as primary:
+        ((slot,),) = primary.execute(
+            "SELECT slot_name FROM pg_replication_slots JOIN pg_stat_replication ON pid = active_pid "
+            "WHERE slot_type = 'physical' AND sync_state = 'async'"
+        ).fetchall()
+        deadline = time.monotonic() + 10
+        while True:
+            primary.execute(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", (slot,)
+            )
+            with contextlib.suppress(psycopg.errors.ObjectInUse):
+                primary.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+                break
+            if time.monotonic() > deadline:
+                raise Problem(f"the replication slot {slot} of {site.standby} stays in use")
+            time.sleep(0.05)
+    time.sleep(LAG_SECONDS)
+    return f"{site.standby} received nothing for {LAG_SECONDS:.0f} s"
 
 
 def _begin_backup(site: Site) -> str:
@@ -171,6 +198,10 @@ SHORT_GRACE = {"MULTI_AZ_GRACE_SECONDS": "10"}
 """For losses that RDS does not notice, which cost the grace: not the 150 s that AWS's own failover needs."""
 SHORT_RPO = {"RPO_SECONDS": "60"}
 """The shortest that can be set: the standby must really be so far behind."""
+
+LAG_SECONDS = 60.0
+LOG_LAG_SECONDS = 10.0
+"""What the log may be behind the primary: what is younger cannot be rolled forward."""
 
 SCENARIOS: Mapping[str, Scenario] = {
     scenario.name: scenario
@@ -263,6 +294,14 @@ SCENARIOS: Mapping[str, Scenario] = {
             "refused",
             settings=SHORT_RPO,
             beforehand=_fall_behind,
+        ),
+        Scenario(
+            "standby-lags",
+            "The primary is lost while the standby is 60 s behind. What it lacks is rolled forward from the log.",
+            _LOSE,
+            "promoted",
+            beforehand=_cut_replication,
+            loses_at_most=LOG_LAG_SECONDS,
         ),
         Scenario(
             "standby-backing-up",

@@ -9,7 +9,7 @@ from recovery.transaction_log.after_promotion import bring_up
 from recovery.transaction_log.path import Log, LogUnfit
 
 SIGN_IN_SECONDS = 5.0
-RESERVE_SECONDS = 3.0
+RESERVE_SECONDS = 2.0
 """Left of the function's time for its answer."""
 
 

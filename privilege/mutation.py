@@ -28,6 +28,7 @@ LANES: Sequence[Sequence[str]] = (
     (
         "citizens-open-log",
         "citizens-roll-forward",
+        "citizens-rewind",
         "citizens-verify",
         "citizens-cutover",
         "citizens-rotation",

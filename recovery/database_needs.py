@@ -52,6 +52,8 @@ NAMES: Mapping[str, Need] = {
         ),
         Need(Grant.ANYONE),
     ),
+    # Of a sequence, whoever may read it
+    "pg_sequence_last_value": Need(Grant.OWNER),
     # Functions of a slot
     **dict.fromkeys(
         (
@@ -65,7 +67,7 @@ NAMES: Mapping[str, Need] = {
         (
             *("pg_am", "pg_attribute", "pg_auth_members", "pg_catalog", "pg_class", "pg_collation", "pg_event_trigger"),
             *("pg_index", "pg_inherits", "pg_lsn", "pg_namespace", "pg_proc", "pg_publication", "pg_replication_slots"),
-            *("pg_roles", "pg_sequence", "pg_sequences", "pg_stat_replication", "pg_temp", "pg_toast", "pg_trigger"),
+            *("pg_roles", "pg_sequence", "pg_stat_replication", "pg_temp", "pg_toast", "pg_trigger"),
             "pg_type",
         ),
         Need(Grant.ANYONE),

@@ -22,7 +22,7 @@ LOG_LIMIT_SECONDS = 60.0
 STARTING_SECONDS = 8.0
 """From the suspicion to the running machine: observation, lease read, lease taken, execution started. Each of the four
 calls is answered at its first attempt, so within the clients' read time-out of 2 s (`functions.clients`)."""
-OVER_BUDGET = frozenset({"Overrun", "RtoAtRisk", "OverrunPause", "Resume"})
+OVER_BUDGET = frozenset({"Overrun", "RtoAtRisk", "OverrunPause", "Resume", "RollForwardOn"})
 """The failover machine's states for steps that were not done within their budget."""
 SETTLED = "Record"
 """The state of the failover machine in which the database is back, or the machine has said why not."""

@@ -201,7 +201,9 @@ class Failover(CitizensStack):
             name="cutover",
             module="cutover",
             purpose="Points the role record at the new primary",
-            timeout=30,
+            timeout=15,
+            # The machine asks anew before an attempt that hangs has ended
+            concurrency=2,
             environment={"MEMBERS": self._members.as_json()},
             statements=use_table(self, self._platform, ("dynamodb:GetItem", "dynamodb:UpdateItem")),
         )
@@ -212,7 +214,9 @@ class Failover(CitizensStack):
             name="verify",
             module="verify",
             purpose="Writes to the new primary and reads back over another connection",
-            timeout=30,
+            timeout=15,
+            # The machine asks anew before an attempt that hangs has ended
+            concurrency=2,
             environment={"MEMBERS": self._members.as_json()},
             database_user="citizens_verify",
             statements=use_table(self, self._platform),

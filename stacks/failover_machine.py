@@ -91,8 +91,10 @@ BUDGETS: Mapping[str, Budget] = {
     "ProbePromoted": Budget(timeout=4),
     "PrepareDatabase": Budget(timeout=15),
     "OpenLog": Budget(timeout=5),
-    # What the standby lacked: 100,000 transactions take it a few seconds, and it goes on where it was cut off
-    "RollForward": Budget(timeout=45),
+    # What the standby lacked: usually a second's transactions, and 100,000 take it a few seconds
+    "RollForward": Budget(timeout=11),
+    # It goes on where it was cut off, for as long as its function may run
+    "RollForwardOn": Budget(timeout=45),
     "PointSecret": Budget(timeout=6),
     "CutOver": Budget(timeout=4),
     "Verify": Budget(timeout=6),
@@ -114,6 +116,7 @@ RESUMED_AT: Mapping[str, str] = {
     "PromotionOverdue": "AwaitPromotion",
     # It has replicated all that the log needs; should something be missing, it is put in place before the next try
     "OpenLog": "PrepareDatabase",
+    "RollForward": "RollForwardOn",
     "PointSecret": "PointSecret",
     "CutOver": "CutOver",
     "Verify": "Verify",
@@ -135,7 +138,10 @@ def definition(references: MachineReferences) -> dict[str, Any]:
 def remaining(machine: Mapping[str, Any]) -> dict[str, float]:
     """How many seconds another try of each step, and all that follows it, may take from its failure on."""
     states = machine["States"]
-    seconds = {step: promise.remaining(machine, at) for step, at in RESUMED_AT.items() if step in states}
+    within = {step: at for step, at in RESUMED_AT.items() if step in states and at not in promise.OVER_BUDGET}
+    seconds = {step: promise.remaining(machine, at) for step, at in within.items()}
+    if "RollForward" in states:
+        seconds["RollForward"] = BUDGETS["RollForwardOn"].timeout + promise.remaining(machine, "PointSecret")
     # A poll that failed does not make RDS begin anew; a promotion that is overdue may end at any time, or never
     polled = sum(BUDGETS[state].timeout for state in ("AwaitPromotion", "ProbePromoted"))
     seconds["AwaitPromotion"] = seconds["ProbePromoted"] = polled + promise.remaining(
@@ -496,7 +502,8 @@ def _cutting_over(references: MachineReferences) -> dict[str, State]:
 
 
 def _resumed_at(references: MachineReferences) -> dict[str, str]:
-    return {step: at for step, at in RESUMED_AT.items() if step != "OpenLog" or references.open_log_arn is not None}
+    of_the_log = () if references.open_log_arn is not None else ("OpenLog", "RollForward")
+    return {step: at for step, at in RESUMED_AT.items() if step not in of_the_log}
 
 
 def _opening_log(references: MachineReferences) -> dict[str, State]:
@@ -528,35 +535,39 @@ def _opening_log(references: MachineReferences) -> dict[str, State]:
             following="RollForward",
         ),
         # After OpenLog, so that what it applies is in the new epoch's log, and before clients are sent here
-        "RollForward": _task(
-            "RollForward",
-            "arn:aws:states:::lambda:invoke",
-            {
-                "FunctionName": references.roll_forward_arn,
-                "Payload": {"epoch": "{% $epoch %}", "member": "{% $decision.standby %}"},
-            },
-            assign={
-                "account": "{% $states.result.Payload %}",
-                "timeline": _note(
-                    "$string($states.result.Payload.transactions) & ' transactions rolled forward' & "
-                    "($exists($states.result.Payload.trouble) and $states.result.Payload.trouble != null ? "
-                    "', not all: ' & $states.result.Payload.trouble : '')"
-                ),
-            },
-            following="PointSecret",
+        "RollForward": _roll_forward("RollForward", references.roll_forward_arn, _overrun("RollForward")),
+        "RollForwardOn": _roll_forward(
+            "RollForwardOn",
+            references.roll_forward_arn,
             # The citizens wait: what is missing is told, and can be rolled forward later
-            catch=[
-                {
-                    "ErrorEquals": ["States.ALL"],
-                    "Assign": {
-                        "account": {"trouble": "{% 'not rolled forward: ' & $states.errorOutput.Error %}"},
-                        "timeline": _note("'not rolled forward: ' & $states.errorOutput.Error"),
-                    },
-                    "Next": "PointSecret",
-                }
-            ],
+            {
+                "ErrorEquals": ["States.ALL"],
+                "Assign": {
+                    "account": {"trouble": "{% 'not rolled forward: ' & $states.errorOutput.Error %}"},
+                    "timeline": _note("'not rolled forward: ' & $states.errorOutput.Error"),
+                },
+                "Next": "PointSecret",
+            },
         ),
     }
+
+
+def _roll_forward(name: str, function_arn: str, caught: State) -> State:
+    return _task(
+        name,
+        "arn:aws:states:::lambda:invoke",
+        {"FunctionName": function_arn, "Payload": {"epoch": "{% $epoch %}", "member": "{% $decision.standby %}"}},
+        assign={
+            "account": "{% $states.result.Payload %}",
+            "timeline": _note(
+                "$string($states.result.Payload.transactions) & ' transactions rolled forward' & "
+                "($exists($states.result.Payload.trouble) and $states.result.Payload.trouble != null ? "
+                "', not all: ' & $states.result.Payload.trouble : '')"
+            ),
+        },
+        following="PointSecret",
+        catch=[caught],
+    )
 
 
 def _overrunning(references: MachineReferences) -> dict[str, State]:

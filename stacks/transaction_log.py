@@ -92,7 +92,9 @@ class TransactionLog(CitizensStack):
                 name="open-log",
                 module="open_log",
                 purpose="Opens the transaction log of a new epoch before anything is written in it",
-                timeout=30,
+                timeout=15,
+                # The machine asks anew before an attempt that hangs has ended
+                concurrency=2,
                 environment=self._members,
                 database_user="citizens_log",
                 statements=use_table(self, self._platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
@@ -149,6 +151,8 @@ class TransactionLog(CitizensStack):
                 module="roll_forward",
                 purpose="Applies to a promoted member what the transaction log holds beyond it",
                 timeout=45,
+                # The machine asks anew before a long run has ended, and waits for it at the database's lock
+                concurrency=2,
                 # It takes a batch apart while the database applies the one before
                 memory=PROCESSOR_MIB,
                 environment={**self._members, "LOG_PATH": LOG_PATH},

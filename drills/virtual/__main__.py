@@ -63,7 +63,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 def _show(found: Sequence[Measured], broken: Sequence[str]) -> None:
     table = Table(title=f"{len(found)} incidents in virtual time: seconds without service")
     for column in ("kind", "incidents", "promoted", "p50", "p95", "p99", "max", "own, longest"):
-        table.add_column(column, justify="left" if column == "kind" else "right")
+        table.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
     for kind in (*KINDS, "all"):
         those = [each for each in found if kind in (each.kind, "all")]
         if those:

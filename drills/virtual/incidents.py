@@ -325,6 +325,9 @@ class Incident:
                 return Answer({"Payload": {"reachable": True, "in_recovery": False}}, region.delay("probe", 0.05))
             case "OpenLog":
                 return Answer({"Payload": {"begin_lsn": "0/2"}}, region.delay("open-log", 0.3))
+            case "RollForward" | "RollForwardOn":
+                after = region.delay("roll-forward", self._chance.uniform(0.5, 3.0))
+                return Answer({"Payload": {"transactions": 7, "trouble": None}}, after)
             case "PointSecret":
                 return Answer({"Payload": {"host": self._roles.standby}}, region.delay("rotation", 0.4))
             case "CutOver":
@@ -334,7 +337,7 @@ class Incident:
                 self._verified_at = now + after
                 return Answer({"Payload": {"member": self._roles.standby}}, after)
             case _:
-                # Preparation, log of a later step, record, message, lease: an answer whose content nobody reads
+                # Preparation, record, message, lease: an answer whose content nobody reads
                 return Answer({"Payload": {"host": self._roles.standby}}, region.delay())
 
     def _decision(self, now: float, forced: bool) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class Archive:
                 header = self._header(CHANGES, begin.commit, commit.end, messages, commit.at)
                 # Asked behind the batch, so none stands behind a row that is in it.
                 standing = source.sequences(self._session, STATEMENT_SECONDS)
-                moved = {name: at for name, at in standing.items() if self._sequences.get(name) != at}
+                moved = {name: list(at) for name, at in standing.items() if self._sequences.get(name) != at}
                 self._newest = writer.finish(dataclasses.replace(header, sequences=moved), self._newest.path)
                 self._sequences = standing
                 segment.record_newest(self._newest)

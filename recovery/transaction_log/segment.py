@@ -1,6 +1,6 @@
 """A segment: one link of an epoch's log in one file that proves its own integrity and its predecessor's.
 
-Layout: MAGIC; blocks (a 4-byte length and so many bytes of zlib, each block compressed by itself); a length of zero;
+Layout: MAGIC; blocks (a 4-byte length and so many bytes, each block compressed by itself: `codec`); a length of zero;
 the header (JSON) and its 4-byte length; the SHA-256 (32 bytes) of all before it. The header comes last because only the
 end of a transaction says what it holds, and a transaction of a gigabyte is written as it arrives. The file's name holds
 the position the link begins at and the one it ends at, 16 hexadecimal digits each, so that names sort as the log runs.
@@ -12,7 +12,6 @@ import json
 import os
 import re
 import struct
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,11 +19,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from recovery.transaction_log import copy_stream
+from recovery.transaction_log import codec, copy_stream
 from recovery.transaction_log.pgoutput import Begin, Commit, MessageUnknown
 
-FORMAT = 2
-MAGIC = b"citizens-log 2\n"
+FORMAT = 3
+MAGIC = b"citizens-log 3\n"
 SUFFIX = ".segment"
 HEAD = "head.json"
 PENDING = "gap-pending.json"
@@ -36,8 +35,6 @@ BLOCK_BYTES = 1 << 20
 BLOCKS_WAITING = 8
 """Memory is bounded by this: so many blocks wait for the compression before reading pauses."""
 COMPRESSORS = 2
-LEVEL = 1
-"""Of zlib: higher ones cost several times the time for a tenth of the bytes."""
 _NAME = re.compile(r"([0-9A-F]{16})-([0-9A-F]{16})\.segment")
 _LENGTH = struct.Struct("!I")
 _DIGEST = 32
@@ -78,8 +75,8 @@ class Header:
     size: int = 0
     committed_at: float | None = None
     reason: str = ""
-    sequences: dict[str, tuple[int, bool]] = field(default_factory=dict)
-    codec: str = "zlib"
+    sequences: dict[str, list[int]] = field(default_factory=dict)
+    codec: str = codec.NAME
     format: int = FORMAT
 
 
@@ -181,8 +178,8 @@ class Writer:
             self._scratch.unlink(missing_ok=True)
 
     def _compress(self) -> None:
-        # zlib works without Python's lock: the next block arrives meanwhile.
-        self._waiting.append(self._pool.submit(zlib.compress, bytes(self._block), LEVEL))
+        # Done without Python's lock: the next block arrives meanwhile.
+        self._waiting.append(self._pool.submit(codec.compress, bytes(self._block)))
         self._block.clear()
         while len(self._waiting) > BLOCKS_WAITING:
             self._store()
@@ -246,19 +243,19 @@ def claimed(path: Path) -> Segment:
 
 
 def blocks(path: Path) -> Iterator[bytes]:
-    """The unpacked blocks of a segment's COPY stream; ValueError, zlib.error or struct.error when it is damaged."""
+    """The unpacked blocks of a segment's COPY stream; ValueError or struct.error when it is damaged."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ValueError(f"it does not begin with {MAGIC!r}")
         while length := _LENGTH.unpack(file.read(_LENGTH.size))[0]:
-            yield zlib.decompress(file.read(length))
+            yield codec.decompress(file.read(length))
 
 
 def messages(segment: Segment) -> Iterator[bytes]:
     """The messages of pgoutput a segment holds, one after another; SegmentCorrupt when they cannot be read."""
     try:
         yield from copy_stream.messages(blocks(segment.path))
-    except (ValueError, struct.error, zlib.error) as error:
+    except (ValueError, struct.error) as error:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 
 
@@ -266,7 +263,7 @@ def message_lists(segment: Segment) -> Iterator[list[bytes]]:
     """The same messages, many at a time."""
     try:
         yield from copy_stream.message_lists(blocks(segment.path))
-    except (ValueError, struct.error, zlib.error) as error:
+    except (ValueError, struct.error) as error:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 
 
@@ -275,7 +272,7 @@ def transactions(segment: Segment) -> int:
     header = segment.header
     try:
         found = copy_stream.survey(blocks(segment.path))
-    except (ValueError, struct.error, zlib.error, MessageUnknown) as error:
+    except (ValueError, struct.error, MessageUnknown) as error:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
     expected = (header.first, header.last) if header.kind == CHANGES else (None, None)
     if (found.first, found.last) != expected or found.messages != header.messages:

@@ -41,6 +41,13 @@ def test_an_outage_that_nobody_should_notice_misses() -> None:
     assert judge(SHORT, UNNOTICED, 0, []).verdict == "missed"
 
 
+def test_more_loss_than_the_log_may_lack_misses() -> None:
+    lagging = SCENARIOS["standby-lags"]
+    assert judge(replace(SHORT, rpo_seconds=9.0), lagging, 1, []).verdict == "met"
+    judged = judge(replace(SHORT, rpo_seconds=61.0), lagging, 1, [])
+    assert (judged.verdict, "61.0 s" in judged.reason) == ("missed", True)
+
+
 def test_a_refusal_that_did_not_come_misses() -> None:
     assert judge(NO_SERVICE, REFUSED, 0, []).verdict == "missed"
 

@@ -73,6 +73,6 @@ def changed(rehearsal: Rehearsal, before: list[str], after: list[str], **options
     rehearsal.begin()
     for statement in after:
         rehearsal.primary.run(statement, 10)
-    account = rehearsal.forward(**options)
+    account = rehearsal.forward(**options)  # type: ignore[arg-type]
     rehearsal.same()
     return account

@@ -177,11 +177,11 @@ def test_statements_of_one_string_are_replayed_once_each_and_in_their_places(pri
         "ALTER TABLE a ADD t text DEFAULT $$;$$; ALTER TABLE a ADD u text; DROP TABLE \"c;\"",
         "BEGIN; CREATE TABLE e (n int); COMMIT; CREATE TABLE f (n int); CREATE TABLE g (n int)",
     )  # fmt: skip
-    order = [
-        "row" if message[:1] == b"I" else str(ddl.read(said[1]))
-        for message in primary.messages()
-        if (said := emitted(message)) is not None or message[:1] == b"I"
-    ]
+    order = []
+    for message in primary.messages():
+        said = emitted(message)
+        if message[:1] == b"I" or said is not None:
+            order.append(str(ddl.read(said[1])) if said is not None else "row")
     made = [
         "CREATE TABLE public.a",
         "ALTER TABLE public.a",

@@ -463,9 +463,9 @@ def test_bad_input_is_one_sentence(rehearsal: Rehearsal, capsys: pytest.CaptureF
     assert command(rehearsal, password="wrong") == 2
     assert main(["list", str(rehearsal.root / "nowhere")], {}) == 2
     assert "name the folder" in capsys.readouterr().err
-    for arguments in (["roll-forward", "--to-time", "noon", "."], ["list"]):
+    for wrong in [["roll-forward", "--to-time", "noon", "."], ["list"]]:
         with pytest.raises(SystemExit) as ended:
-            main(arguments, {})
+            main(wrong, {})
         assert ended.value.code == 2
     assert position("2:A/0", 1) == Position(2, 10 << 32)
     assert position("A/0", 7).epoch == 7

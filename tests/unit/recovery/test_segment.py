@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recovery.transaction_log import copy_stream, segment
+from recovery.transaction_log import codec, copy_stream, segment
 from recovery.transaction_log.pgoutput import MessageUnknown, decode
 from recovery.transaction_log.segment import CHANGES, Header, Segment, SegmentConflict, SegmentCorrupt
 
@@ -26,6 +26,7 @@ def stream(messages: list[bytes]) -> bytes:
 
 
 def write(folder: Path, commit: int = 100, extra: int = 0, after: Segment | None = None, piece: int = 7) -> Segment:
+    folder.mkdir(exist_ok=True)
     messages = [message for n in range(extra + 1) for message in some_messages(commit + 10 * n)]
     content = stream(messages)
     header = Header(1, "42", after.sha256 if after else None, CHANGES, commit, commit + 10 * extra + 8, len(messages))
@@ -49,6 +50,20 @@ def test_a_segment_reads_back_as_written(tmp_path: Path, monkeypatch: pytest.Mon
     assert segment.transactions(found) == 2
     assert found.header.size == len(stream(some_messages(100) + some_messages(110)))
     assert not list(tmp_path.glob(".new*"))
+
+
+def test_what_was_written_without_zstd_reads_the_same_and_the_other_way_round_says_what_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modern = write(tmp_path / "modern")
+    with monkeypatch.context() as patch:
+        patch.setattr(codec, "ZSTD", None)
+        plain = write(tmp_path / "plain")
+        assert list(segment.messages(plain)) == some_messages(100)
+        with pytest.raises(SegmentCorrupt, match="by zstd"):
+            list(segment.messages(modern))
+    assert list(segment.messages(plain)) == list(segment.messages(modern)) == some_messages(100)
+    assert plain.path.read_bytes() != modern.path.read_bytes()
 
 
 def test_nothing_takes_the_place_of_a_segment(tmp_path: Path) -> None:
@@ -123,6 +138,7 @@ def test_a_well_sealed_file_with_wrong_content_is_found(tmp_path: Path) -> None:
     for body in (
         b"not the magic\n\n",
         segment.MAGIC + struct.pack("!I", 3) + b"abc",
+        segment.MAGIC + struct.pack("!I", 8) + bytes.fromhex("28b52ffd") + b"abcd",
         block(damaged[:-1]),
         block(damaged.replace(b"d\x00\x00\x00\x24", b"x\x00\x00\x00\x24")),
         block(stream(some_messages(100)[:3])),

@@ -320,11 +320,14 @@ def test_every_segment_says_where_the_sequences_that_moved_stand(session: Sessio
     assert first is not None
     assert second is not None
     assert third is not None
-    assert first.header.sequences == {
+    assert dict[str, object](first.header.sequences) == {
         'public."Of ""quotes"""': [1, True], "public.unused": [1, False], "public.citizens_id_seq": [2, True],
     }  # fmt: skip
-    assert second.header.sequences == {"public.citizens_id_seq": [3, True]}
-    assert third.header.sequences == {"public.citizens_id_seq": [4, True], "public.unused": [50, False]}
+    assert dict[str, object](second.header.sequences) == {"public.citizens_id_seq": [3, True]}
+    assert dict[str, object](third.header.sequences) == {
+        "public.citizens_id_seq": [4, True],
+        "public.unused": [50, False],
+    }
     insert(session, 1)
     fresh = ready(session, tmp_path).step()
     assert fresh is not None

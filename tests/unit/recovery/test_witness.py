@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ from local_cloud.endpoint import Fault
 from recovery import incident, observation, roles
 from recovery import witness as witnessing
 from recovery.access import Access
+from recovery.arbiter import CLOCK_SKEW_SECONDS, Situation, decide, fresh, trust_seconds
 from recovery.connection import Refused, Session, Unreachable
 from recovery.objectives import Detection
 from recovery.observation import Observation, PrimaryView, StandbyView
+from recovery.rds import MemberStatus
 from recovery.suspicion import Suspicion
 from recovery.table import RecoveryTable
 from recovery.witness import Line, Means, Witness
@@ -286,6 +288,37 @@ def test_a_table_that_hangs_never_delays_a_probe(
     assert witness.probes == 6
     assert witness.troubles["publish"] > 0
     assert witness.troubles["roles"] > 0
+
+
+def test_two_witnesses_that_cannot_reach_aws_decide_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They see the primary lost and can tell nobody: no failover starts, and what they said before is stale."""
+    both = [stage.witness("a"), stage.witness("c")]
+    for each in both:
+        settled(each)
+    stage.members.fault(PRIMARY, Fault("cut"))
+    with monkeypatch.context() as patch:
+        for call in ("get_item", "put_item"):
+            patch.setattr(stage.table._client, call, hanging(0))
+        for _ in range(QUICK.failure_threshold + 2):
+            for each in both:
+                settled(each)
+    assert all(each.failures >= QUICK.failure_threshold for each in both)
+    assert stage.executions() == []
+    later = Situation(
+        now=time.time() + trust_seconds(QUICK) + CLOCK_SKEW_SECONDS,
+        epoch=1,
+        started_at=time.time(),
+        roles=roles.known(stage.table),
+        observations=(stage.seen("a"), stage.seen("c")),
+        primary=MemberStatus("available", None, True),
+        standby=MemberStatus("available", PRIMARY, True),
+        detection=QUICK,
+    )
+    assert fresh(later) == ()
+    assert decide(later).action == "wait"
+    assert decide(replace(later, started_at=later.now - 899)).action == "refuse"
+    for each in both:
+        each.close()
 
 
 def test_what_aws_refuses_is_counted_and_said_once(

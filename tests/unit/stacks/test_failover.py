@@ -85,6 +85,7 @@ class World:
             "ProbePromoted": {"reachable": True, "in_recovery": False, "lsn": "0/1", "error": None},
             "OpenLog": {"slot": "log", "begin_lsn": "0/2"},
             "RollForward": {"transactions": 3, "had": "1:0/1", "reached": "1:0/9", "trouble": None},
+            "RollForwardOn": {"transactions": 3, "had": "1:0/1", "reached": "1:0/9", "trouble": None},
             "PrepareDatabase": {"host": "second"},
             "PointSecret": {"host": "second"},
             "CutOver": {"epoch": 2, "host": "second"},
@@ -182,11 +183,20 @@ def test_what_the_log_added_is_told_and_what_it_could_not_add_keeps_nobody_waiti
         ({"transactions": 0, "trouble": "t has no row"}, "0 transactions rolled forward, not all: t has no row"),
         (Refused("States.Timeout"), "not rolled forward: States.Timeout"),
     ):
-        visited, variables = World(RollForward=answer).run()
+        visited, variables = World(RollForward=answer, RollForwardOn=answer).run()
         assert told in [entry["event"] for entry in variables["timeline"]]
         assert "trouble" in variables["account"]
-        assert visited[visited.index("RollForward") + 1] == "PointSecret"
+        assert visited[visited.index("PointSecret") - 1] in ("RollForward", "RollForwardOn")
         assert variables["outcome"] == "promoted"
+
+
+def test_rolling_forward_for_longer_than_its_budget_goes_on_where_it_was_cut_off() -> None:
+    world = World(RollForward=Given({}, 30.0), RollForwardOn=Given({"transactions": 9, "trouble": None}, 20.0))
+    visited, variables = world.run()
+    assert (variables["outcome"], variables["account"]["transactions"]) == ("promoted", 9)
+    assert world.arguments("RollForwardOn") == world.arguments("RollForward")
+    assert visited.index("RollForward") < visited.index("RollForwardOn") < visited.index("PointSecret")
+    assert world.called("RtoAtRisk") == 0
 
 
 def test_a_primary_that_rds_still_calls_available_is_restarted_to_cut_its_connections() -> None:
@@ -390,7 +400,7 @@ def test_a_promotion_that_takes_longer_than_was_granted_is_awaited() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "RollForward", "PointSecret", "Verify"]
+    "state", ["Observe", "FindIngress", "ConfirmFence", "Promote", "OpenLog", "PointSecret", "Verify"]
 )
 def test_every_failure_is_recorded_told_and_shown_as_a_failed_run(state: str) -> None:
     world = World(**{state: Refused("States.TaskFailed")})

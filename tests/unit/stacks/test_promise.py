@@ -121,7 +121,7 @@ def test_a_setting_that_breaks_the_promise_is_refused(changed: dict[str, Any], s
     chosen = settings(**changed)
     members = {name: f"sg-{name}" for name in Names(SUFFIX).members}
     references = failover_machine.MachineReferences(
-        *("arn",) * 8, members, 35, SUFFIX, chosen.multi_az_grace_seconds, chosen.rto_seconds
+        *("arn",) * 9, members, 35, SUFFIX, chosen.multi_az_grace_seconds, chosen.rto_seconds
     )
     with pytest.raises(ObjectiveMissed) as refused:
         prove(failover_machine.definition(references), chosen.detection, chosen.objectives)
@@ -159,7 +159,7 @@ def test_whatever_the_settings_a_promise_is_kept_or_refused(
     grace: int, interval: float, timeout: float, threshold: int, rto: int
 ) -> None:
     detection = Detection(interval, timeout, threshold, grace)
-    references = failover_machine.MachineReferences(*("arn",) * 8, {"1": "a", "2": "b"}, 35, SUFFIX, grace, rto)
+    references = failover_machine.MachineReferences(*("arn",) * 9, {"1": "a", "2": "b"}, 35, SUFFIX, grace, rto)
     definition = failover_machine.definition(references)
     try:
         found = prove(definition, detection, Objectives(rto_seconds=rto))

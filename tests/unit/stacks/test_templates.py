@@ -11,6 +11,7 @@ import pytest
 from deployment.lint import check_templates
 from deployment.problem import Problem
 from privilege.granted import listed, short_name
+from stacks.names import FUNCTIONS
 from stacks.permissions import REASONS_WITHOUT_RESOURCES, without_resources
 from stacks.unused_permissions import UNUSED
 from tests.unit.stacks.conftest import NESTED, STATEFUL, SUFFIX, Resource, System
@@ -220,12 +221,12 @@ def test_functions_machine_and_schedules_have_a_role_each(system: System) -> Non
         if (kind, each.stack) != ("AWS::Scheduler::Schedule", "Network")
         for value in [reduce(lambda found, key: found[key], path, each.properties)]
     ]
-    assert len(roles) == len(set(roles)) == 10 + 1 + 5 + 1
+    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 1 + 5 + 1
 
 
 def test_every_log_group_has_a_key_a_retention_and_a_name(system: System) -> None:
     groups = system.of("AWS::Logs::LogGroup")
-    assert len(groups) == 10 + 1 + 1 + 4
+    assert len(groups) == len(FUNCTIONS) + 1 + 1 + 4
     for group in groups:
         assert group.properties["RetentionInDays"] == 365
         assert "KmsKeyId" in group.properties

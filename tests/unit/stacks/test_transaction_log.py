@@ -50,7 +50,8 @@ def test_turned_off_the_machine_goes_from_the_promotion_to_the_secret(system: Sy
 
 def test_turned_off_only_the_alarms_that_need_a_running_log_are_gone(system: System, without_log: System) -> None:
     assert alarms(system) - alarms(without_log) == {
-        *("log-lag", "log-lag-bytes", "log-gap", "archive-errors", "open-log-errors")
+        *("log-lag", "log-lag-bytes", "log-gap"),
+        *(f"{name}-errors" for name in LOG_FUNCTIONS),
     }
     assert alarms(without_log) <= alarms(system)
 
