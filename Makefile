@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy log restore \
-        suffix local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
+        suffix reprotect switchover pause resume history cycles local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
         rehearse-time clean
 
 help: ## list the targets
@@ -38,8 +38,8 @@ drill: $(READY) ## lose the primary on this machine and measure the recovery (SC
 
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest tests/unit -q -n $(WORKERS) --dist loadgroup
-	@$(BIN)/coverage run -m pytest tests/integration -q -n $(WORKERS) --dist loadgroup
+	@$(BIN)/coverage run -m pytest tests/unit -q -n $(WORKERS) --dist loadscope
+	@$(BIN)/coverage run -m pytest tests/integration -q -n $(WORKERS) --dist loadscope
 	@$(MAKE) --no-print-directory coverage
 
 coverage: $(READY)
@@ -47,10 +47,10 @@ coverage: $(READY)
 	@$(BIN)/coverage report --fail-under=90
 
 unit: $(READY) ## unit tests alone
-	@$(BIN)/python -m pytest tests/unit -q -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest tests/unit -q -n $(WORKERS) --dist loadscope
 
 integration: $(READY) ## integration tests against a local cloud of their own
-	@$(BIN)/python -m pytest tests/integration -q -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest tests/integration -q -n $(WORKERS) --dist loadscope
 
 integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
 	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json
@@ -97,6 +97,21 @@ deploy: $(READY) ## check the account and deploy to AWS with the usual credentia
 
 destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment destroy --suffix "$(ENV_SUFFIX)"
+
+reprotect: $(READY) ## make the lost standby again: make reprotect ENV_SUFFIX=dev (LOCAL=--local in the local cloud)
+	@$(BIN)/python -m deployment reprotect --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+switchover: $(READY) ## change the roles as planned, losing nothing: make switchover ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment switchover --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev MINUTES=30 REASON="patching"
+	@$(BIN)/python -m deployment pause --suffix "$(ENV_SUFFIX)" --minutes "$(MINUTES)" --reason "$(REASON)" $(LOCAL)
+
+resume: $(READY) ## let the system act again: make resume ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment resume --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+history: $(READY) ## incidents and operations, newest first: make history ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment history --suffix "$(ENV_SUFFIX)" $(LOCAL)
 
 log: $(READY) ## list the transaction log's transactions on AWS: make log ENV_SUFFIX=dev SINCE=2026-11-22T10:00:00
 	@$(BIN)/python -m deployment log --suffix "$(ENV_SUFFIX)" $(if $(SINCE),--since "$(SINCE)") $(if $(BEFORE),--before "$(BEFORE)")

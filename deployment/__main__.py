@@ -1,5 +1,5 @@
-"""`python -m deployment`: synthesise, check, deploy and destroy, on AWS or in the local cloud. The only place of this
-program that reads the environment."""
+"""`python -m deployment`: synthesise, check, deploy, operate and destroy, on AWS or in the local cloud. The only
+place of this program that reads the environment."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from deployment.cdk import Cdk
 from deployment.configuration import configured
 from deployment.destruction import Destruction, confirm
 from deployment.lint import check_templates
+from deployment.operations import Operations
+from deployment.operations import confirm as confirm_operation
 from deployment.problem import Problem
 from deployment.restoration import Restoration, Target
-from recovery import clock
+from recovery import clock, history
 from stacks.promised import promised
 from stacks.settings import Settings, SettingsError
 
 SHOWN = 50
 """Transactions after a restore's stop that a person is shown."""
+PROTECTION_SECONDS = 12 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Command:
     default_branch: str = "main"
     as_json: bool = False
     yes_destroy: str | None = None
+    yes: str | None = None
+    reason: str = ""
+    minutes: float | None = None
+    steps: bool = False
     since: str | None = None
     before: str | None = None
     before_transaction: str | None = None
@@ -218,6 +225,50 @@ def local_down(command: Command) -> None:
     print("The local cloud is down")
 
 
+def reprotect(command: Command) -> None:
+    """Make the lost standby of a suffix again, after a look at what that would do first."""
+    chosen = operations(command)
+    preview, deletes = chosen.preview_of_reprotect()
+    print(preview)
+    if deletes:
+        confirm_operation("The old member is deleted and made again.", command.suffix, command.yes, input, "reprotect")
+    print(f"Outcome: {chosen.follow(chosen.reprotect())}")
+
+
+def switch_over(command: Command) -> None:
+    """Change the roles of a suffix as planned, and wait until there is a standby again."""
+    chosen = operations(command)
+    confirm_operation(chosen.preview_of_switchover(), command.suffix, command.yes, input, "switchover")
+    started = chosen.switchover()
+    print(f"Outcome: {chosen.follow(started)}; the old primary is being made again as a replica", flush=True)
+    chosen.await_protection(started.epoch + 1, PROTECTION_SECONDS)
+    print("There is a standby again")
+
+
+def pause(command: Command) -> None:
+    """Stop automatic action of a suffix for a while, never observation."""
+    if command.minutes is None:
+        raise Problem("A pause needs an end: give --minutes, for example --minutes 30.")
+    print(f"The system is {operations(command).pause(command.reason, command.minutes * 60)}")
+
+
+def resume(command: Command) -> None:
+    """Let a suffix act automatically again."""
+    print("The system acts again" if operations(command).resume() else "The system was not paused")
+
+
+def show_history(command: Command) -> None:
+    """Print every incident and operation of a suffix, newest first."""
+    entries = operations(command).history()
+    print(history.as_json(entries) if command.as_json else history.as_text(entries, steps=command.steps))
+
+
+def operations(command: Command) -> Operations:
+    """The operations of a suffix."""
+    settings(command)
+    return Operations(Account(command.target()), command.suffix, _say)
+
+
 def settings(command: Command) -> Settings:
     """The validated settings of a suffix; raises SettingsError with one sentence per problem."""
     return configured({"environmentSuffix": command.suffix} if command.suffix else {})
@@ -233,6 +284,11 @@ COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "provide-secret": provide_secret,
     "destroy-branch": destroy_branch,
     "abandoned": abandoned,
+    "reprotect": reprotect,
+    "switchover": switch_over,
+    "pause": pause,
+    "resume": resume,
+    "history": show_history,
     "local-up": local_up,
     "local-down": local_down,
 }
@@ -245,8 +301,12 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--suffix", default="", help="environment suffix, part of every resource's name")
     parser.add_argument("--local", action="store_true", help="deploy into the local cloud instead of AWS")
     parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
-    parser.add_argument("--json", action="store_true", help="preflight, log, restore: print JSON")
+    parser.add_argument("--json", action="store_true", help="preflight, history, log, restore: print JSON")
     parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
+    parser.add_argument("--yes", metavar="SUFFIX", help="reprotect, switchover: the suffix again, instead of typing it")
+    parser.add_argument("--reason", default="", help="pause: why")
+    parser.add_argument("--minutes", type=float, help="pause: for how long")
+    parser.add_argument("--steps", action="store_true", help="history: each entry's timeline too")
     parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
     parser.add_argument("--since", metavar="TIME", help="log: transactions from this time on (UTC)")
     parser.add_argument("--before", metavar="TIME", help="log: transactions before this time (UTC)")
@@ -263,6 +323,10 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         default_branch=chosen.default_branch,
         as_json=chosen.json,
         yes_destroy=chosen.yes_destroy,
+        yes=chosen.yes,
+        reason=chosen.reason,
+        minutes=chosen.minutes,
+        steps=chosen.steps,
         since=chosen.since,
         before=chosen.before,
         before_transaction=chosen.before_transaction,

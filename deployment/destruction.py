@@ -86,6 +86,7 @@ class Destruction:
     def run(self) -> Outcome:
         """Destroy it. Raises Problem when the stack cannot be deleted, with what keeps it."""
         self._await_settled()
+        self._stop_machines()
         self._delete_restored()
         if self._protect:
             self._lift()
@@ -94,6 +95,27 @@ class Destruction:
         self._delete_stack()
         self._sweep()
         return self._what_is_left()
+
+    def _stop_machines(self) -> None:
+        """End what could make a member again behind CloudFormation's back: a machine outlives its own deletion."""
+        machines = self._client("stepfunctions")
+        # In this order: each of the first two starts the last
+        wanted = (self._names.state_machine, self._names.switchover_machine, self._names.reprotect_machine)
+        found = {
+            machine["name"]: machine["stateMachineArn"]
+            for page in remains.pages(machines, "list_state_machines")
+            for machine in page["stateMachines"]
+        }
+        for name in wanted:
+            if name not in found:
+                continue
+            running = {"stateMachineArn": found[name], "statusFilter": "RUNNING"}
+            for page in remains.pages(machines, "list_executions", **running):
+                for execution in page["executions"]:
+                    self._announce(f"Stopping the execution {execution['name']} of {name}")
+                    machines.stop_execution(
+                        executionArn=execution["executionArn"], cause=f"{self._suffix} is being destroyed"
+                    )
 
     # Protection ------------------------------------------------------------------------------------------------------
 

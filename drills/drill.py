@@ -33,6 +33,9 @@ from drills.watch import Watch
 READY_SECONDS = 60.0
 """How long the witnesses may take to report after a deploy: their schedules fire once a minute."""
 
+ALONE = {"AUTO_REPROTECT": "false"}
+"""A drill ends with the service: a standby in the making would only be in the way of its destroy."""
+
 LOAD_SECONDS = 5.0
 """Load before the failure, so that there is something to lose."""
 
@@ -113,7 +116,7 @@ class Drill:
         self.timeline.add("drill", "starting the local cloud and synthesising the templates")
         with self._phase("prepare"), ThreadPoolExecutor() as pool:
             # The scenario's own settings are the system's, so the environment of everything that is deployed.
-            synth = pool.submit(Cdk(self.suffix, {**self.environment, **self.scenario.settings}, log).synth)
+            synth = pool.submit(Cdk(self.suffix, {**self.environment, **ALONE, **self.scenario.settings}, log).synth)
             local.up(self.state, self.environment, self.permissions)
             environment = local.environment_of(self.state, self.environment)
             local.bootstrap(environment, log)

@@ -7,6 +7,7 @@ minutes, the failover machine twice.
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,8 +22,10 @@ from recovery.members import Endpoint
 from recovery.preparation import prepare
 from recovery.roles import RolesChanged, RolesUnknown
 from recovery.rotation import Rotation, RotationRefused
+from recovery.switchover import stop_writes
 
 SECONDS = 5.0
+STOP_SECONDS = 5.0
 _EXPECTED = (
     *(RotationRefused, master.NoPasswordWorks, secret.SecretMissing, secret.SecretUnusable, secret.SecretContested),
     *(Unreachable, NotPromoted, RolesChanged, RolesUnknown, BotoCoreError, ClientError),
@@ -35,6 +38,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     {"Step": "createSecret" …, "SecretId", "ClientRequestToken"} → {}: a step of a rotation.
     {"Step": "prepareDatabase", "member"?, "time"?} → {"host"}: roles, tables, publication or none (secret's host);
     with the schedule's time (ISO 8601) the password's age at that time goes to the log, for an alarm.
+    {"Step": "stopWrites", "member"} → {"sessions" (left), "lsn"}: ends every session of an application there.
     {"Step": "pointSecret", "incident", "epoch" (old), "primary" (new), "standby" (old primary)} → {"host"}.
     """
     settings = environment()
@@ -45,6 +49,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
                 if "time" in event:
                     _note_password_age(settings, datetime.fromisoformat(event["time"]))
                 return _prepare(settings, event.get("member"))
+            case "stopWrites":
+                return _stop_writes(settings, str(event["member"]))
             case "pointSecret":
                 return _point(settings, event)
             case _:
@@ -90,6 +96,15 @@ def _prepare(settings: Environment, member: str | None) -> dict[str, Any]:
             raise
         return {"host": None}  # the machine is at work, and prepares the member it promotes
     return {"host": endpoint.host}
+
+
+def _stop_writes(settings: Environment, member: str) -> dict[str, Any]:
+    versions = secret.candidates(clients.secretsmanager(), settings.secret_id)
+    endpoint = settings.member(member).endpoint
+    with master.open_first(endpoint, clients.database(settings), versions, SECONDS, "citizens-switchover") as session:
+        stopped = stop_writes(session, STOP_SECONDS)
+    journal.note("writes stopped", {"member": member, **asdict(stopped)})
+    return asdict(stopped)
 
 
 def _point(settings: Environment, event: dict[str, Any]) -> dict[str, Any]:

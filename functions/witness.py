@@ -17,7 +17,9 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, object]:  # noqa: 
         members=settings.members,
         access=clients.access(settings),
         table=table,
-        suspicion=Suspicion(table, clients.stepfunctions, required("STATE_MACHINE_ARN"), name),
+        suspicion=Suspicion(
+            table, clients.stepfunctions, required("STATE_MACHINE_ARN"), name, required("SWITCHOVER_MACHINE_ARN")
+        ),
         cloudwatch=clients.cloudwatch,
         namespace=settings.namespace,
         suffix=settings.suffix,

@@ -132,16 +132,8 @@ class DatabaseService:
         if response[0] >= 400:
             return response
         record = rds._instances[_value(request, "DBInstanceIdentifier")]
-        groups = rds._parse_member_list(request, "VpcSecurityGroupIds")
-        if groups:
-            record["VpcSecurityGroups"] = [{"VpcSecurityGroupId": group, "Status": "active"} for group in groups]
         record["Endpoint"] = dict(rds._instances[source]["Endpoint"])
-        # "All read replica DB instances are created with backups disabled."
-        record["BackupRetentionPeriod"] = 0
-        for name in ("MultiAZ", "DeletionProtection"):
-            record[name] = _value(request, name) == "true"
-        if _value(request, "DBInstanceClass"):
-            record["DBInstanceClass"] = _value(request, "DBInstanceClass")
+        record.update(_own_settings_of_replica(request))
         spec = self.spec(record, _value(request, "AvailabilityZone"))
         self.begin(record, functools.partial(self._fleet.create_replica, spec, source))
         return self.answer("CreateDBInstanceReadReplica", record)
@@ -534,6 +526,34 @@ def _inheriting(properties: Properties, source: str) -> dict[str, Any]:
         "VPCSecurityGroups": list(_security_groups(record)),
     }
     return {**inherited, **properties}
+
+
+def _own_settings_of_replica(request: Request) -> Record:
+    """Return what CreateDBInstanceReadReplica says of the replica itself; what it leaves out is RDS's default or, where
+    RDS takes it from the source, absent here."""
+    own: Record = {
+        "IAMDatabaseAuthenticationEnabled": _value(request, "EnableIAMDatabaseAuthentication") == "true",
+        "AutoMinorVersionUpgrade": _value(request, "AutoMinorVersionUpgrade") != "false",
+        "MonitoringInterval": int(_value(request, "MonitoringInterval") or 0),
+        "MonitoringRoleArn": _value(request, "MonitoringRoleArn"),
+        "EnabledCloudwatchLogsExports": rds._parse_member_list(request, "EnableCloudwatchLogsExports"),
+        # None of these three can be given here: RDS makes a replica without backups, in windows of its own choice.
+        "BackupRetentionPeriod": 0,
+        "PreferredBackupWindow": "22:30-23:00",
+        "PreferredMaintenanceWindow": "mon:23:30-tue:00:00",
+    }
+    for name in ("MultiAZ", "DeletionProtection", "CopyTagsToSnapshot", "PubliclyAccessible"):
+        own[name] = _value(request, name) == "true"
+    for name in ("DBInstanceClass", "StorageType", "CACertificateIdentifier"):
+        if _value(request, name):
+            own[name] = _value(request, name)
+    groups = rds._parse_member_list(request, "VpcSecurityGroupIds")
+    if groups:
+        own["VpcSecurityGroups"] = [{"VpcSecurityGroupId": group, "Status": "active"} for group in groups]
+    parameters = _value(request, "DBParameterGroupName")
+    if parameters:
+        own["DBParameterGroups"] = [{"DBParameterGroupName": parameters, "ParameterApplyStatus": "in-sync"}]
+    return own
 
 
 def _check_version(version: str) -> None:

@@ -7,8 +7,10 @@ application server at the client address.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network, ip_address, ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from local_cloud.server import LocalCloudOptions
 
 _PROTOCOLS = ("-1", "tcp", "6")
+_CONNECTIONS = Path("/proc/net/tcp")
+GONE = ""
 
 
 class SecurityGroupAdmission:
@@ -54,8 +58,11 @@ class SecurityGroupAdmission:
 def owner_of_connection(peer: tuple[str, int], local: tuple[str, int]) -> FunctionIdentity | None:
     """Return the function whose process, or something it started, holds the client's end of a connection to `local`."""
     workers = functions_runtime.function_processes()
+    socket = _socket_of(peer, local)
+    if socket == GONE:
+        return None
     for process, function in workers.items():
-        if _holds(process, peer, local):
+        if _holds(process, socket, peer, local):
             return function
     # What a worker starts stays in the session that the worker leads.
     for process in psutil.pids() if workers else ():
@@ -63,12 +70,39 @@ def owner_of_connection(peer: tuple[str, int], local: tuple[str, int]) -> Functi
             session = os.getsid(process)
         except (ProcessLookupError, PermissionError):
             continue
-        if session != process and session in workers and _holds(process, peer, local):
+        if session != process and session in workers and _holds(process, socket, peer, local):
             return workers[session]
     return None
 
 
-def _holds(process: int, peer: tuple[str, int], local: tuple[str, int]) -> bool:
+def _socket_of(peer: tuple[str, int], local: tuple[str, int]) -> str | None:
+    """Return what a process's descriptor of the client's end links to, GONE when it is closed; None without /proc.
+
+    The kernel's table is read once for each connection: asked process by process, a busy machine falls behind the
+    connections that come in, and never catches up with those that were given up meanwhile.
+    """
+    try:
+        table = _CONNECTIONS.read_text(encoding="ascii")
+    except OSError:
+        return None
+    ends = f" {_as_kernel_writes_it(peer)} {_as_kernel_writes_it(local)} "
+    for line in table.splitlines():
+        if ends in line:
+            inode = line.split()[9]
+            return f"socket:[{inode}]" if inode != "0" else GONE
+    return GONE
+
+
+def _as_kernel_writes_it(end: tuple[str, int]) -> str:
+    return f"{int.from_bytes(ip_address(end[0]).packed, sys.byteorder):08X}:{end[1]:04X}"
+
+
+def _holds(process: int, socket: str | None, peer: tuple[str, int], local: tuple[str, int]) -> bool:
+    if socket is not None:
+        try:
+            return any(str(entry.readlink()) == socket for entry in Path(f"/proc/{process}/fd").iterdir())
+        except OSError:
+            return False
     try:
         connections = psutil.Process(process).net_connections(kind="tcp")
     except (psutil.NoSuchProcess, psutil.AccessDenied):

@@ -18,6 +18,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from drills.scenarios import post
+from privilege import operations
 from privilege.site import Failed, Site, eventually, now_iso
 
 WITNESS_SECONDS = 9
@@ -469,6 +470,13 @@ EXERCISES: tuple[Exercise, ...] = (
         Exercise(f"a failed run of {name} is kept in the queue", f"citizens-{name}", _dead_letter(name))
         for name in (*FUNCTIONS_OF_SCHEDULES, "rotation")
     ),
+    Exercise("the reprotect of a healthy pair has nothing to do", "citizens-reprotect", operations.plan),
+    Exercise("a switchover may begin and its standby is asked", "citizens-switchover", operations.questions),
+    Exercise("a lost standby is made again", "citizens-reprotect-machine", operations.reprotected),
+    Exercise(
+        "a switchover that cannot finish is abandoned", "citizens-switchover-machine", operations.abandoned, heals=True
+    ),
+    Exercise("a switchover changes the roles", "citizens-switchover-machine", operations.switched_over),
     Exercise("the machine stands by, records, tells and releases", "citizens-failover", _stood_by),
     Exercise("the machine recovers from a primary that is cut off", "citizens-failover", _failed_over, breaks=True),
 )

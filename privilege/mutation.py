@@ -41,6 +41,10 @@ LANES: Sequence[Sequence[str]] = (
         *(f"citizens-{name}" for name in FUNCTIONS_OF_SCHEDULES),
     ),
 )
+# One after the other and beside nothing else: they change the roles, and each needs a healthy pair.
+OPERATIONS: Sequence[Sequence[str]] = (
+    ("citizens-reprotect", "citizens-switchover", "citizens-reprotect-machine", "citizens-switchover-machine"),
+)
 LANES_WITHOUT_PRIMARY: Sequence[Sequence[str]] = (("citizens-witness-a",), ("citizens-witness-c",))
 MACHINE = "citizens-failover"
 
@@ -79,6 +83,7 @@ class Trial:
             set_schedule(self.site, name, enabled=False)
             end_runs(self.site, name)
         self._lanes(LANES, roles, breaks=False)
+        self._lanes(OPERATIONS, roles, breaks=False)
         _, primary, _ = self.site.role_record()
         self.site.cut(primary, off=True)
         self._lanes(LANES_WITHOUT_PRIMARY, roles, breaks=True)

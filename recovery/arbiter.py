@@ -195,6 +195,9 @@ class _Hindrance:
 
 def _hindrance(situation: Situation, seen: Sequence[Observation]) -> _Hindrance | None:
     standby, name, rpo = situation.standby, situation.roles.standby, situation.objectives.rpo_seconds
+    if not situation.roles.protected:
+        # It is the old primary of an earlier change of roles, or being made anew: its data end in the past
+        return _Hindrance(f"{name} has not become a standby again since epoch {situation.roles.epoch}", may_pass=False)
     if lost(standby.status):
         return _Hindrance(f"the standby {name} is lost too (RDS status {standby.status})", may_pass=False)
     if standby.status not in CAPABLE_STATUSES:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from recovery.table import Record, RecoveryTable
 
 LEASE = "lease"
+SWITCHOVER = "switchover"
+"""In a witness's place in the lease of a switchover, whose execution is another machine's."""
 LEASE_SECONDS = 3600.0
 """A lease older than this belongs to no living incident: four times the RTO."""
 
@@ -50,6 +52,18 @@ def take_lease(table: RecoveryTable, epoch: int, witness: str, now: float, since
     lease = Lease(epoch, new_incident(now), now, witness, since)
     taken = table.put_if(
         LEASE, lease.__dict__, "attribute_not_exists(id) OR taken_at < :expired", {":expired": now - LEASE_SECONDS}
+    )
+    return lease if taken else None
+
+
+def take_lease_for(table: RecoveryTable, epoch: int, incident: str, now: float) -> Lease | None:
+    """Take the free lease for a switchover, or find it taken by the same one; None when somebody else has it."""
+    lease = Lease(epoch, incident, now, SWITCHOVER)
+    taken = table.put_if(
+        LEASE,
+        lease.__dict__,
+        "attribute_not_exists(id) OR taken_at < :expired OR incident = :incident",
+        {":expired": now - LEASE_SECONDS, ":incident": incident},
     )
     return lease if taken else None
 

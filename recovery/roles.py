@@ -16,12 +16,16 @@ class RolesChanged(Exception):
 
 @dataclass(frozen=True)
 class Roles:
-    """The roles of an epoch: identifiers of primary and standby, ISO-8601 UTC time since when."""
+    """The roles of an epoch: identifiers of primary and standby, ISO-8601 UTC time since when.
+
+    `protected`: the standby is one. After a change of roles it is the old primary, of no use until it was made anew.
+    """
 
     epoch: int
     primary: str
     standby: str
     since: str
+    protected: bool = True
 
 
 def read(table: RecoveryTable) -> Roles | None:
@@ -29,7 +33,13 @@ def read(table: RecoveryTable) -> Roles | None:
     record = table.get("roles")
     if record is None:
         return None
-    return Roles(int(record["epoch"]), str(record["primary"]), str(record["standby"]), str(record["since"]))
+    return Roles(
+        int(record["epoch"]),
+        str(record["primary"]),
+        str(record["standby"]),
+        str(record["since"]),
+        bool(record.get("protected", True)),
+    )
 
 
 def known(table: RecoveryTable) -> Roles:
@@ -49,12 +59,12 @@ def create(table: RecoveryTable, primary: str, standby: str, now: float) -> Role
 
 
 def advance(table: RecoveryTable, epoch: int, primary: str, standby: str, now: float) -> Roles:
-    """From `epoch` to the next, with `primary` and `standby` as the new roles.
+    """From `epoch` to the next, with `primary` and `standby` as the new roles, unprotected.
 
     A repeat after success returns the record that is there. RolesChanged when the record is of another epoch or another
     pair: somebody else has decided in the meantime.
     """
-    roles = Roles(epoch + 1, primary, standby, iso(now))
+    roles = Roles(epoch + 1, primary, standby, iso(now), protected=False)
     if table.update_if("roles", roles.__dict__, "epoch = :epoch", {":epoch": epoch}):
         return roles
     found = known(table)
@@ -64,3 +74,8 @@ def advance(table: RecoveryTable, epoch: int, primary: str, standby: str, now: f
             f"{found.primary}; look at the incident of that epoch before doing anything."
         )
     return found
+
+
+def set_protected(table: RecoveryTable, epoch: int, protected: bool) -> bool:
+    """Write down whether the standby of `epoch` is one; False when the roles are of another epoch by now."""
+    return table.update_if("roles", {"protected": protected}, "epoch = :epoch", {":epoch": epoch})

@@ -96,6 +96,29 @@ class RecoveryTable:
             )
         )
 
+    def delete_if(self, identity: str, condition: str, values: Mapping[str, object]) -> bool:
+        """Delete the record if the condition holds; False when it does not."""
+        return self._held(
+            lambda: self._client.delete_item(
+                TableName=self._name,
+                Key={"id": {"S": identity}},
+                ConditionExpression=condition,
+                ExpressionAttributeValues={name: to_attribute(value) for name, value in values.items()},
+            )
+        )
+
+    def all(self, prefix: str) -> list[Record]:
+        """Every record whose identity begins with `prefix`, in no order: a scan, so for people, not for functions."""
+        pages = self._client.get_paginator("scan").paginate(
+            TableName=self._name,
+            ConsistentRead=True,
+            FilterExpression="begins_with(id, :prefix)",
+            ExpressionAttributeValues={":prefix": {"S": prefix}},
+        )
+        return [
+            {name: from_attribute(value) for name, value in item.items()} for page in pages for item in page["Items"]
+        ]
+
     @staticmethod
     def _item(identity: str, record: Mapping[str, object]) -> dict[str, Any]:
         return {"id": {"S": identity}} | {name: to_attribute(value) for name, value in record.items()}

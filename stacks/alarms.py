@@ -8,7 +8,7 @@ settings: objectives, disk size, days between two rotations. What an alarm needs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -78,6 +78,8 @@ class Watched:
     settings: Settings
     state_machine_arn: str
     dead_letters_name: str
+    operations: Mapping[str, str] = field(default_factory=dict)
+    """The ARNs of the operations' machines, by operation."""
 
     @property
     def filtered_namespace(self) -> str:
@@ -141,6 +143,7 @@ def alarms(watched: Watched) -> tuple[Alarm, ...]:
         *_objectives(watched),
         *_log(watched),
         *_machine(watched),
+        *_operations(watched),
         *_functions(watched),
         *_credentials(watched),
         *(alarm for member in watched.names.members for alarm in _member(watched, member)),
@@ -252,6 +255,19 @@ def _machine(watched: Watched) -> Iterator[Alarm]:
             action=f"Open the execution in {watched.names.state_machine}: the last state names the cause; see which "
             "member accepts writes before anything is started again",
         )
+
+
+def _operations(watched: Watched) -> Iterator[Alarm]:
+    for operation, arn in watched.operations.items():
+        for what in ("Failed", "TimedOut", "Aborted"):
+            yield Alarm(
+                name=f"{operation}-machine-{what.lower()}",
+                metric=Metric("AWS/States", f"Executions{what}", {"StateMachineArn": arn}, statistic="Sum"),
+                threshold=0,
+                severity=Severity.CRITICAL,
+                meaning=f"A {operation} has ended as {what.lower()}: there may be no standby, or nobody let in",
+                action="`history --steps` tells how far it came; give the same command again, which goes on from there",
+            )
 
 
 def _functions(watched: Watched) -> Iterator[Alarm]:

@@ -4,6 +4,7 @@
 template that does not change leaves promoted members alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,17 +34,69 @@ CERTIFICATE_AUTHORITY = "rds-ca-rsa2048-g1"
 STORAGE_GROWTH = 5
 # A slot that nobody reads keeps WAL until the disk is full. Beyond this share of the disk the slot is given up instead.
 SLOT_SHARE_OF_STORAGE = 0.25
+# Backup and maintenance windows of the members, apart from each other: UTC.
+WINDOWS = (("01:00-01:30", "sun:04:00-sun:04:30"), ("01:45-02:15", "sun:05:00-sun:05:30"))
 # The findings that the setting `protect` decides.
 DELETION_PROTECTION = ("AwsSolutions-RDS10", f"{NIST}-RDSInstanceDeletionProtectionEnabled")
 
 
+# What a member has in common with the other, by how RDS's API has it (SDK for Java): given at a replica's creation …
+CREATED: Mapping[str, str] = {
+    "db_instance_class": "DbInstanceClass",
+    "multi_az": "MultiAZ",
+    "storage_type": "StorageType",
+    "max_allocated_storage": "MaxAllocatedStorage",
+    "vpc_security_groups": "VpcSecurityGroupIds",
+    "db_parameter_group_name": "DbParameterGroupName",
+    "publicly_accessible": "PubliclyAccessible",
+    "enable_iam_database_authentication": "EnableIAMDatabaseAuthentication",
+    "ca_certificate_identifier": "CaCertificateIdentifier",
+    "enable_cloudwatch_logs_exports": "EnableCloudwatchLogsExports",
+    "monitoring_interval": "MonitoringInterval",
+    "monitoring_role_arn": "MonitoringRoleArn",
+    "copy_tags_to_snapshot": "CopyTagsToSnapshot",
+    "deletion_protection": "DeletionProtection",
+    "auto_minor_version_upgrade": "AutoMinorVersionUpgrade",
+}
+# … changed afterwards, because RDS refuses it there …
+MODIFIED: Mapping[str, str] = {
+    "backup_retention_period": "BackupRetentionPeriod",
+    "preferred_backup_window": "PreferredBackupWindow",
+    "preferred_maintenance_window": "PreferredMaintenanceWindow",
+}
+# … or said when a member is deleted or changed, so no property of an instance.
+OF_REQUESTS = ("delete_automated_backups", "allow_major_version_upgrade")
+
+
+@dataclass(frozen=True)
+class Replica:
+    """How to make a member again, as the other's replica: arguments of the creation, settings changed afterwards."""
+
+    created: Mapping[str, Any]
+    wanted: Mapping[str, Any]
+
+
+def made_again(common: Mapping[str, Any]) -> Replica:
+    """The members' common properties as RDS's API has them; ValueError for one that none of the three lists names."""
+    unknown = set(common) ^ {*CREATED, *MODIFIED, *OF_REQUESTS}
+    if unknown:
+        raise ValueError(f"A member made again would differ in {', '.join(sorted(unknown))}: say how RDS's API has it.")
+    return Replica(
+        created={name: common[each] for each, name in CREATED.items()},
+        wanted={name: common[each] for each, name in MODIFIED.items()},
+    )
+
+
 @dataclass(frozen=True)
 class DatabaseProps:
-    """How to reach the members, the rotation function, the members' log groups (`postgresql`) in their order."""
+    """How to reach the members, the rotation function, the members' log groups (`postgresql`) in their order, how to
+    make each again."""
 
     members: Members
     rotation: DeployedFunction
     log_groups: tuple[str, str]
+    replicas: tuple[Replica, Replica]
+    monitoring_role_arn: str
 
 
 class Database(CitizensStack):
@@ -69,8 +122,12 @@ class Database(CitizensStack):
         self._parameters = self._parameter_group()
         monitoring = self._monitoring()
         logs = [self._logs(member, security.log_key_arn) for member in self.names.members]
-        first = self._primary(network.member_group_ids[0], security.data_key_arn, monitoring.arn)
-        second = self._standby(first, network.member_group_ids[1], monitoring.arn)
+        common = [
+            self._common(group_id, monitoring.arn, *windows)
+            for group_id, windows in zip(network.member_group_ids, WINDOWS, strict=True)
+        ]
+        first = self._primary(common[0], security.data_key_arn)
+        second = self._standby(first, common[1])
         for instance, groups in zip((first, second), logs, strict=True):
             monitoring.before(instance)
             for group in groups:
@@ -84,7 +141,19 @@ class Database(CitizensStack):
             members=members,
             rotation=self._rotate(members, security),
             log_groups=(logs[0][0].ref, logs[1][0].ref),
+            replicas=(self._replica(0, common[0]), self._replica(1, common[1])),
+            monitoring_role_arn=monitoring.arn,
         )
+
+    def _replica(self, position: int, common: Mapping[str, Any]) -> Replica:
+        """From the same properties as the template's, so that the two cannot differ."""
+        replica = made_again(common)
+        own = {
+            "DbInstanceIdentifier": self.names.members[position],
+            "Port": DATABASE_PORT,
+            "Tags": [{"Key": key, "Value": value} for key, value in sorted(self.settings.tags.items())],
+        }
+        return Replica({**replica.created, **own}, replica.wanted)
 
     def _parameter_group(self) -> rds.CfnDBParameterGroup:
         slot_mib = int(self.settings.allocated_storage * 1024 * SLOT_SHARE_OF_STORAGE)
@@ -174,7 +243,7 @@ class Database(CitizensStack):
             "allow_major_version_upgrade": False,
         }
 
-    def _primary(self, group_id: str, key_arn: str, monitoring_role_arn: str) -> rds.CfnDBInstance:
+    def _primary(self, common: Mapping[str, Any], key_arn: str) -> rds.CfnDBInstance:
         instance = rds.CfnDBInstance(
             self,
             "Member1",
@@ -190,12 +259,12 @@ class Database(CitizensStack):
             # Always references by this form: another form of the user name would replace the database
             master_username=self._of_secret("username"),
             master_user_password=self._of_secret("password"),
-            **self._common(group_id, monitoring_role_arn, "01:00-01:30", "sun:04:00-sun:04:30"),
+            **common,
         )
         self._deploy_member(instance)
         return instance
 
-    def _standby(self, source: rds.CfnDBInstance, group_id: str, monitoring_role_arn: str) -> rds.CfnDBInstance:
+    def _standby(self, source: rds.CfnDBInstance, common: Mapping[str, Any]) -> rds.CfnDBInstance:
         """Engine, user, database name, storage, key and subnets are the source's; RDS refuses most of them here."""
         instance = rds.CfnDBInstance(
             self,
@@ -203,7 +272,7 @@ class Database(CitizensStack):
             db_instance_identifier=self.names.members[1],
             source_db_instance_identifier=source.ref,
             port=str(DATABASE_PORT),
-            **self._common(group_id, monitoring_role_arn, "01:45-02:15", "sun:05:00-sun:05:30"),
+            **common,
         )
         self._deploy_member(instance)
         acknowledge(

@@ -1,4 +1,4 @@
-"""The whole system in one screen: seven nested stacks, each built from those before it."""
+"""The whole system in one screen: eight nested stacks, each built from those before it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from stacks.failover import Failover
 from stacks.names import DATABASE, DATABASE_PORT, Names
 from stacks.network import Network
 from stacks.observability import Observability
+from stacks.operations import Operations
 from stacks.promised import promised
 from stacks.security import Security
 from stacks.settings import Settings
@@ -57,6 +58,16 @@ class DisasterRecovery(Stack):
             database=database,
             transaction_log=log,
         ).props
+        operations = Operations(
+            self,
+            "Operations",
+            settings=settings,
+            network=network,
+            security=security,
+            storage=storage,
+            database=database,
+            failover=failover,
+        ).props
         observability = Observability(
             self,
             "Observability",
@@ -65,6 +76,7 @@ class DisasterRecovery(Stack):
             security=security,
             database=database,
             failover=failover,
+            operations=operations,
         ).props
 
         members = database.members
@@ -84,6 +96,8 @@ class DisasterRecovery(Stack):
                 "SecretName": settings.secret_name,
                 "FailoverStateMachineArn": failover.state_machine_arn,
                 "FailoverLogGroupName": failover.log_group_name,
+                "ReprotectStateMachineArn": operations.reprotect_machine_arn,
+                "SwitchoverStateMachineArn": operations.switchover_machine_arn,
                 "AlertTopicArn": security.alert_topic_arn,
                 "FileSystemId": storage.file_system_id,
                 "AccessPointId": storage.access_point_id,

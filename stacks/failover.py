@@ -57,6 +57,7 @@ class FailoverProps:
     state_machine_arn: str
     log_group_name: str
     functions: dict[str, DeployedFunction]
+    references: MachineReferences
 
 
 class Failover(CitizensStack):
@@ -86,24 +87,27 @@ class Failover(CitizensStack):
             "verify": self._verify(),
         }
         groups = dict(zip(self.names.members, network.member_group_ids, strict=True))
-        machine, log_group_name = self._machine(
-            MachineReferences(
-                arbiter_arn=workers["arbiter"].arn,
-                probe_arn=workers["probe"].arn,
-                rotation_arn=database.rotation.arn,
-                open_log_arn=transaction_log.open_log.arn if transaction_log.open_log else None,
-                roll_forward_arn=transaction_log.roll_forward.arn if transaction_log.roll_forward else None,
-                cutover_arn=workers["cutover"].arn,
-                verify_arn=workers["verify"].arn,
-                topic_arn=security.alert_topic_arn,
-                table_name=storage.table_name,
-                member_groups=groups,
-                backup_retention_days=settings.backup_retention_days,
-                suffix=settings.environment_suffix,
-                grace_seconds=settings.multi_az_grace_seconds,
-                rto_seconds=settings.rto_seconds,
-            )
+        references = MachineReferences(
+            arbiter_arn=workers["arbiter"].arn,
+            probe_arn=workers["probe"].arn,
+            rotation_arn=database.rotation.arn,
+            open_log_arn=transaction_log.open_log.arn if transaction_log.open_log else None,
+            roll_forward_arn=transaction_log.roll_forward.arn if transaction_log.roll_forward else None,
+            cutover_arn=workers["cutover"].arn,
+            verify_arn=workers["verify"].arn,
+            topic_arn=security.alert_topic_arn,
+            table_name=storage.table_name,
+            member_groups=groups,
+            backup_retention_days=settings.backup_retention_days,
+            suffix=settings.environment_suffix,
+            grace_seconds=settings.multi_az_grace_seconds,
+            rto_seconds=settings.rto_seconds,
+            # Made after this stack, and known by its name
+            reprotect_arn=self.arn("states", f"stateMachine:{self.names.reprotect_machine}")
+            if settings.auto_reprotect
+            else None,
         )
+        machine, log_group_name = self._machine(references)
         schedules = schedule.group(self, "witness")
         witnesses = {
             name: self._witness(name, subnet_id)
@@ -115,13 +119,19 @@ class Failover(CitizensStack):
             schedule.every_minute(self, witness, self._platform, schedules)
         self._database_events()
         self.props = FailoverProps(
-            state_machine_arn=machine.ref, log_group_name=log_group_name, functions={**witnesses, **workers}
+            state_machine_arn=machine.ref,
+            log_group_name=log_group_name,
+            functions={**witnesses, **workers},
+            references=references,
         )
 
     def _witness(self, name: str, subnet_id: str) -> DeployedFunction:
         settings = self.settings
         letter = name[-1]
-        executions = self.arn("states", f"execution:{self.names.state_machine}:*")
+        executions = [
+            self.arn("states", f"execution:{machine}:*")
+            for machine in (self.names.state_machine, self.names.switchover_machine)
+        ]
         spec = FunctionSpec(
             name=name,
             module="witness",
@@ -135,6 +145,7 @@ class Failover(CitizensStack):
             environment={
                 "MEMBERS": self._members.as_json(),
                 "STATE_MACHINE_ARN": self._machine_arn,
+                "SWITCHOVER_MACHINE_ARN": self.arn("states", f"stateMachine:{self.names.switchover_machine}"),
                 "WITNESS": letter,
                 "PROBE_INTERVAL_SECONDS": f"{settings.probe_interval_seconds:g}",
                 "PROBE_TIMEOUT_SECONDS": f"{settings.probe_timeout_seconds:g}",
@@ -144,10 +155,12 @@ class Failover(CitizensStack):
             statements=[
                 *use_table(self, self._platform, ("dynamodb:GetItem", "dynamodb:PutItem")),
                 allow(("states:StartExecution",), [self._machine_arn]),
-                allow(("states:DescribeExecution",), [executions]),
+                allow(("states:DescribeExecution",), executions),
                 put_metrics(),
             ],
-            patterns={executions: "An execution is named after the epoch and incident that it is started for"},
+            patterns=dict.fromkeys(
+                executions, "An execution is named after the epoch and incident that it is started for"
+            ),
         )
         return function(self, spec, self._platform)
 
@@ -250,6 +263,11 @@ class Failover(CitizensStack):
                 allow(("rds:DescribeDBInstances", "rds:PromoteReadReplica", "rds:RebootDBInstance"), self.member_arns),
                 allow(("dynamodb:DeleteItem", "dynamodb:UpdateItem"), [self.recovery_table_arn]),
                 use_key(self._security.data_key_arn, "dynamodb", self.region),
+                *(
+                    [allow(("states:StartExecution",), [references.reprotect_arn])]
+                    if references.reprotect_arn is not None
+                    else []
+                ),
                 allow(("sns:Publish",), [references.topic_arn]),
                 use_key(self._security.alert_key_arn, "sns", self.region),
                 without_resources(DELIVER_LOGS),

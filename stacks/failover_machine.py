@@ -55,6 +55,13 @@ class MachineReferences:
     suffix: str
     grace_seconds: int = 150
     rto_seconds: int = 900
+    reprotect_arn: str | None = None
+
+    @property
+    def invoked_by_a_switchover(self) -> tuple[str, ...]:
+        """The functions that the states invoke which a switchover has too, and those that stop the writes."""
+        arns = (self.probe_arn, self.rotation_arn, self.open_log_arn, self.roll_forward_arn, self.cutover_arn)
+        return *(arn for arn in arns if arn is not None), self.verify_arn
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ BUDGETS: Mapping[str, Budget] = {
     "OverrunPause": Budget(pause=OVERRUN_PAUSE_SECONDS),
     "Record": Budget(timeout=10, attempts=5, pause=2),
     "Notify": Budget(timeout=10, attempts=3, pause=2),
+    "StartReprotect": Budget(timeout=10, attempts=5, pause=2),
     "Cooldown": Budget(pause=COOLDOWN_SECONDS),
     "ReleaseLease": Budget(timeout=10, attempts=5, pause=2),
 }
@@ -156,10 +164,10 @@ def _assembled(references: MachineReferences, needed: Mapping[str, float]) -> di
     states = {
         **_deciding(references),
         **_fencing(references),
-        **_promoting(references),
-        **_opening_log(references),
-        **_cutting_over(references),
-        **_overrunning(references),
+        **promoting(references),
+        **opening_log(references),
+        **cutting_over(references),
+        **overrunning(references),
         **_ending(references),
     }
     states["Overrun"]["Choices"][2]["Condition"] = (
@@ -387,7 +395,8 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
     }
 
 
-def _promoting(references: MachineReferences) -> dict[str, State]:
+def promoting(references: MachineReferences) -> dict[str, State]:
+    """Promote → … → OpenLog: of `$decision.standby`; a switchover has these states too."""
     return {
         "Promote": _task(
             "Promote",
@@ -461,7 +470,8 @@ def _promoting(references: MachineReferences) -> dict[str, State]:
     }
 
 
-def _cutting_over(references: MachineReferences) -> dict[str, State]:
+def cutting_over(references: MachineReferences) -> dict[str, State]:
+    """PointSecret → CutOver → Verify → Record; a switchover has these states too."""
     return {
         "PointSecret": _invoke(
             "PointSecret",
@@ -506,7 +516,7 @@ def _resumed_at(references: MachineReferences) -> dict[str, str]:
     return {step: at for step, at in RESUMED_AT.items() if step not in of_the_log}
 
 
-def _opening_log(references: MachineReferences) -> dict[str, State]:
+def opening_log(references: MachineReferences) -> dict[str, State]:
     """Of the new epoch, and what the old one has beyond the standby is applied; nothing when no log is kept."""
     if references.open_log_arn is None or references.roll_forward_arn is None:
         return {}
@@ -570,7 +580,7 @@ def _roll_forward(name: str, function_arn: str, caught: State) -> State:
     )
 
 
-def _overrunning(references: MachineReferences) -> dict[str, State]:
+def overrunning(references: MachineReferences) -> dict[str, State]:
     """What happens to a step that is not done within its budget: it is tried again, and people are told in time."""
     given_up = {"outcome": "failed", "reason": "{% $trouble %}"}
     steps = _resumed_at(references)
@@ -655,10 +665,16 @@ def _ending(references: MachineReferences) -> dict[str, State]:
         ),
         "Recovered": {
             "Type": "Choice",
-            "Choices": [{"Condition": "{% $outcome = 'promoted' %}", "Next": "ReleaseLease"}],
+            "Choices": [
+                {
+                    "Condition": "{% $outcome = 'promoted' %}",
+                    "Next": "StartReprotect" if references.reprotect_arn else "ReleaseLease",
+                }
+            ],
             # The witnesses may still suspect the same loss: without a pause they would start the next machine at once
             "Default": "Cooldown",
         },
+        **_reprotecting(references),
         "Cooldown": _wait("Cooldown", "ReleaseLease"),
         "ReleaseLease": _task(
             "ReleaseLease",
@@ -687,6 +703,35 @@ def _ending(references: MachineReferences) -> dict[str, State]:
             "Output": {"incident": "{% $incident %}", "outcome": "{% $outcome %}", "reason": "{% $reason %}"},
             "End": True,
         },
+    }
+
+
+def _reprotecting(references: MachineReferences) -> dict[str, State]:
+    """Until there is a standby again, the next loss is one for good. It begins when the lease is released."""
+    if references.reprotect_arn is None:
+        return {}
+    return {
+        "StartReprotect": _task(
+            "StartReprotect",
+            "arn:aws:states:::states:startExecution",
+            {
+                "StateMachineArn": references.reprotect_arn,
+                # A repeat finds the name taken
+                "Name": "{% $string($epoch + 1) & '-' & $incident %}",
+                "Input": {
+                    "id": "{% $incident & '-reprotect' %}",
+                    "epoch": "{% $epoch + 1 %}",
+                    "started_at": "{% $now() %}",
+                    "automatic": True,
+                    "forensics": True,
+                    "by": "{% 'failover ' & $incident %}",
+                },
+            },
+            following="ReleaseLease",
+            # Recovered is recovered; that there is no standby has an alarm of its own
+            catch=[{"ErrorEquals": ["States.ALL"], "Next": "ReleaseLease"}],
+            retried=["States.Timeout", "StepFunctions.AWSStepFunctionsException"],
+        )
     }
 
 

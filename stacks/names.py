@@ -24,6 +24,8 @@ FUNCTIONS = (
     "rewind",
     "log-care",
     "rotation",
+    "reprotect",
+    "switchover",
 )
 # Those that are not deployed when the transaction log is turned off.
 LOG_FUNCTIONS = ("open-log", "roll-forward", "rewind", "archive")
@@ -75,6 +77,16 @@ class Names:
         return self.of("failover")
 
     @property
+    def reprotect_machine(self) -> str:
+        """The machine that makes the lost standby again."""
+        return self.of("reprotect-machine")
+
+    @property
+    def switchover_machine(self) -> str:
+        """The machine that changes the roles as planned."""
+        return self.of("switchover-machine")
+
+    @property
     def alert_topic(self) -> str:
         """The SNS topic of every alarm."""
         return self.of("alerts")
@@ -87,8 +99,13 @@ class Names:
     @property
     def failover_log_group(self) -> str:
         """The machine's log group."""
+        return self.machine_log_group(self.state_machine)
+
+    @staticmethod
+    def machine_log_group(machine: str) -> str:
+        """A state machine's log group."""
         # Step Functions adds a group under /aws/vendedlogs/ to its resource policy by prefix, so many deployments fit
-        return f"/aws/vendedlogs/states/{self.state_machine}"
+        return f"/aws/vendedlogs/states/{machine}"
 
     @property
     def flow_log_group(self) -> str:

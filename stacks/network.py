@@ -19,6 +19,7 @@ from stacks.nested import CitizensStack
 from stacks.permissions import allow, confined_service, identity
 from stacks.policy_packs import NIST, acknowledge
 from stacks.settings import Settings
+from stacks.states import Ingress
 
 HTTPS = 443
 NFS = 2049
@@ -48,6 +49,8 @@ class NetworkProps:
     member_group_ids: tuple[str, str]
     function_group_id: str
     mount_group_id: str
+    member_ingress: tuple[Ingress, ...]
+    """The rules of a member's group, the same for both: what a fence takes away and a reprotect gives back."""
 
 
 class Network(CitizensStack):
@@ -87,6 +90,7 @@ class Network(CitizensStack):
             member_group_ids=(members[0].attr_group_id, members[1].attr_group_id),
             function_group_id=functions.attr_group_id,
             mount_group_id=mounts.attr_group_id,
+            member_ingress=self._member_ingress(functions),
         )
 
     def _close_default_group(self) -> None:
@@ -192,6 +196,8 @@ class Network(CitizensStack):
         mounts: ec2.CfnSecurityGroup,
     ) -> None:
         for number, member in enumerate(members, start=1):
+            # Deleted before the group that its rules speak of, be they the stack's or given back by a reprotect
+            member.add_resource_dependency(functions)
             for position, cidr in enumerate(self.settings.application_cidrs, start=1):
                 ec2.CfnSecurityGroupIngress(
                     self,
@@ -201,7 +207,7 @@ class Network(CitizensStack):
                     from_port=DATABASE_PORT,
                     to_port=DATABASE_PORT,
                     cidr_ip=cidr,
-                    description=f"PostgreSQL from applications in {cidr}",
+                    description=_from_applications(cidr),
                 )
             self._connect(f"FunctionsToMember{number}", functions, member, DATABASE_PORT, "PostgreSQL")
         self._connect("FunctionsToEndpoints", functions, endpoints, HTTPS, "AWS services")
@@ -219,6 +225,24 @@ class Network(CitizensStack):
             description="recovery table, by the only route there is",
         )
 
+    def _member_ingress(self, functions: ec2.CfnSecurityGroup) -> tuple[Ingress, ...]:
+        """What `_rules` lets in to a member, as EC2's API has it."""
+        ports = {"IpProtocol": "tcp", "FromPort": DATABASE_PORT, "ToPort": DATABASE_PORT}
+        group = functions.attr_group_id
+        return (
+            *(
+                Ingress(cidr, {**ports, "IpRanges": [{"CidrIp": cidr, "Description": _from_applications(cidr)}]})
+                for cidr in self.settings.application_cidrs
+            ),
+            Ingress(
+                group,
+                {
+                    **ports,
+                    "UserIdGroupPairs": [{"GroupId": group, "Description": _from_functions("PostgreSQL")}],
+                },
+            ),
+        )
+
     def _connect(
         self,
         construct_id: str,
@@ -233,7 +257,7 @@ class Network(CitizensStack):
             f"{construct_id}In",
             group_id=target.attr_group_id,
             source_security_group_id=source.attr_group_id,
-            description=f"{what} from functions",
+            description=_from_functions(what),
             **ports,
         )
         ec2.CfnSecurityGroupEgress(
@@ -285,3 +309,11 @@ class Network(CitizensStack):
                 }
             ],
         }
+
+
+def _from_applications(cidr: str) -> str:
+    return f"PostgreSQL from applications in {cidr}"
+
+
+def _from_functions(what: str) -> str:
+    return f"{what} from functions"

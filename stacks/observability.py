@@ -17,6 +17,7 @@ from stacks.failover import FailoverProps
 from stacks.names import METRICS_NAMESPACE, deployed_functions
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
+from stacks.operations import OperationsProps
 from stacks.permissions import allow, identity
 from stacks.security import SecurityProps
 from stacks.settings import Settings
@@ -43,6 +44,7 @@ class Observability(CitizensStack):
         security: SecurityProps,
         database: DatabaseProps,
         failover: FailoverProps,
+        operations: OperationsProps,
     ) -> None:
         super().__init__(scope, construct_id, settings=settings)
         self._topic_arn = security.alert_topic_arn
@@ -52,6 +54,7 @@ class Observability(CitizensStack):
             settings=settings,
             state_machine_arn=failover.state_machine_arn,
             dead_letters_name=security.dead_letters_name,
+            operations=operations.machines,
         )
         for each in filters(watched, database.log_groups):
             self._filter(each, watched.filtered_namespace)

@@ -154,6 +154,8 @@ class Security(CitizensStack):
         groups = [
             self.names.function_log_group("*"),
             self.names.failover_log_group,
+            self.names.machine_log_group(self.names.reprotect_machine),
+            self.names.machine_log_group(self.names.switchover_machine),
             self.names.flow_log_group,
             self.names.member_log_group(first, "*"),
             self.names.member_log_group(second, "*"),

@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     multi_az_grace_seconds: int = Field(
         default=150, ge=0, le=600, description="How long RDS may fail over by itself before the standby is promoted, s"
     )
+    auto_reprotect: bool = Field(
+        default=True, description="Make the standby again by itself after a failover; else `make reprotect` does"
+    )
     rto_seconds: int = Field(default=900, ge=60, le=900, description="Recovery time objective, s")
     rpo_seconds: int = Field(default=3600, ge=60, le=3600, description="Recovery point objective, s")
     project: str = Field(default="citizens-disaster-recovery", description="Tag Project")

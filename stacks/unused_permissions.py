@@ -50,7 +50,10 @@ UNUSED: Sequence[Unused] = (
             "Lambda refuses a dead-letter queue that the role may not send to; the function is invoked synchronously",
             "AWS Lambda API reference, DeadLetterConfig",
         )
-        for function in ("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify", "log-care")
+        for function in (
+            *("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify", "log-care"),
+            *("reprotect", "switchover"),
+        )
     ),
     Unused(
         "citizens-*-schedule",
@@ -67,30 +70,43 @@ UNUSED: Sequence[Unused] = (
         )
         for function in ("archive", "roll-forward", "log-care")
     ),
-    Unused(
-        "citizens-failover",
-        (
-            "logs:DeleteLogDelivery",
-            "logs:DescribeLogGroups",
-            "logs:DescribeResourcePolicies",
-            "logs:GetLogDelivery",
-            "logs:ListLogDeliveries",
-            "logs:PutResourcePolicy",
-            "logs:UpdateLogDelivery",
-        ),
-        "Step Functions sets up its log delivery; the local cloud asks for logs:CreateLogDelivery in place of all",
-        "AWS Step Functions developer guide, Using CloudWatch Logs to log execution history",
+    *(
+        entry
+        for machine in ("citizens-failover", "citizens-reprotect-machine", "citizens-switchover-machine")
+        for entry in (
+            Unused(
+                machine,
+                (
+                    "logs:DeleteLogDelivery",
+                    "logs:DescribeLogGroups",
+                    "logs:DescribeResourcePolicies",
+                    "logs:GetLogDelivery",
+                    "logs:ListLogDeliveries",
+                    "logs:PutResourcePolicy",
+                    "logs:UpdateLogDelivery",
+                ),
+                "Step Functions sets up its log delivery; the local cloud asks for one permission in place of all",
+                "AWS Step Functions developer guide, Using CloudWatch Logs to log execution history",
+            ),
+            Unused(
+                machine,
+                (
+                    "xray:GetSamplingRules",
+                    "xray:GetSamplingTargets",
+                    "xray:PutTelemetryRecords",
+                    "xray:PutTraceSegments",
+                ),
+                "Step Functions sends traces; the local cloud records none",
+                "AWS Step Functions developer guide, Trace Step Functions request data in AWS X-Ray",
+            ),
+        )
     ),
     Unused(
-        "citizens-failover",
-        (
-            "xray:GetSamplingRules",
-            "xray:GetSamplingTargets",
-            "xray:PutTelemetryRecords",
-            "xray:PutTraceSegments",
-        ),
-        "Step Functions sends traces; the local cloud records none",
-        "AWS Step Functions developer guide, Trace Step Functions request data in AWS X-Ray",
+        "citizens-reprotect-machine",
+        ("iam:PassRole", "kms:CreateGrant", "kms:DescribeKey", "rds:AddTagsToResource", "rds:CreateDBSnapshot"),
+        "RDS asks for them when a replica with a monitoring role, a key and tags is made, and when a final snapshot is "
+        "taken; the local cloud asks for the request's own action alone",
+        "Service authorization reference, Amazon RDS, dependent actions of both requests",
     ),
     Unused(
         "citizens-monitoring",

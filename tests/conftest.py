@@ -1,10 +1,15 @@
-"""What all tests share: the choice of what they run against."""
+"""What all tests share: the choice of what they run against, and which of them stay together."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+# The files whose tests use the one deployed system, the last of which loses its primary and destroys it.
+DEPLOYED = ("test_least_privilege.py", "test_preflight.py", "test_workflow.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,18 +28,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="faults by the hundred and data by the gigabyte")
 
 
+class Groups(LoadScopeScheduling):  # type: ignore[misc]
+    """Shares the tests out by group. Not by `xdist_group`: pytest 9.2 no longer reads what xdist 3.8 writes."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """What stays on one worker: the stacks' tests with their two syntheses, the deployed system, any other file."""
+    file = PurePosixPath(nodeid.split("::", 1)[0])
+    if file.parent.name == "stacks":
+        return "stacks"
+    return "deployed" if file.name in DEPLOYED else str(file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """Whatever --dist says."""
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Spare a real account what breaks things; keep what shares an expensive session fixture on one worker."""
-    deployed = {item.path for item in items if "deployed" in getattr(item, "fixturenames", ())}
+    """Spare a real account what breaks things; name a file that would deploy a system of its own."""
     for item in items:
         # By a mark, not in a fixture: fixtures of the session would start a local cloud before that.
         if config.getoption("--outputs") is not None and item.get_closest_marker("breaks_the_machine"):
             item.add_marker(pytest.mark.skip(reason="needs to break what only the local cloud lets us break"))
-        area = item.path.parent
-        if area.name in ("stacks", "recovery", "functions"):
-            item.add_marker(pytest.mark.xdist_group("stacks" if area.name == "stacks" else "members"))
-        elif item.path in deployed:
-            # One after the other, in the order of the files: the last one loses the primary and destroys.
-            item.add_marker(pytest.mark.xdist_group("deployed"))
-        else:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+        if "deployed" in getattr(item, "fixturenames", ()) and item.path.name not in DEPLOYED:
+            raise pytest.UsageError(f"{item.path.name} uses the deployed system: add it to DEPLOYED in {__file__}.")

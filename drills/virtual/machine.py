@@ -89,7 +89,7 @@ class Machine:
                 case "Task":
                     now, chosen = self._task(name, state, ask, now, states, run.variables)
                 case "Wait":
-                    now += float(state["Seconds"])
+                    now += float(_evaluated(state["Seconds"], _scope(states, run.variables, now)))
                 case "Choice":
                     chosen = self._chosen(state, now, states, run.variables)
                 case "Pass" | "Fail":

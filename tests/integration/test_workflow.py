@@ -19,10 +19,14 @@ from psycopg.conninfo import conninfo_to_dict
 from deployment import remains
 from deployment.account import Account
 from deployment.destruction import Destruction
+from deployment.operations import Operations
+from deployment.problem import Problem
 from drills.client import Application
+from drills.cycles import INSTANT, Cycles
+from drills.ledger import Ledger
 from drills.rotation_load import rotate_under_load
 from drills.scenarios import post
-from recovery import incident
+from recovery import history, incident
 from recovery.table import RecoveryTable
 from stacks.settings import REGION
 from tests.integration.conftest import Deployed, eventually
@@ -344,7 +348,7 @@ def test_a_rotation_that_is_overdue_is_an_alarm_until_it_has_run(deployed: Deplo
 
 @pytest.mark.breaks_the_machine
 def test_the_standby_takes_over_when_the_primary_is_lost(deployed: Deployed, written: str) -> None:
-    table, rds = deployed.account.client("dynamodb"), deployed.account.client("rds")
+    table = deployed.account.client("dynamodb")
     lost, standby = deployed.outputs["Member1Identifier"], deployed.outputs["Member2Identifier"]
     with deployed.application.connect_reader() as reader:
         eventually(lambda: written in rows(reader), 10, "the row on the standby")
@@ -357,7 +361,6 @@ def test_the_standby_takes_over_when_the_primary_is_lost(deployed: Deployed, wri
 
     roles = eventually(new_roles, 60, "a new epoch")
     assert roles["primary"]["S"] == standby
-    assert rds.describe_db_instances(DBInstanceIdentifier=lost)["DBInstances"][0]["DBInstanceStatus"] == "failed"
     with deployed.application.connect() as connection:
         assert written in rows(connection)
     write(deployed.application)
@@ -386,13 +389,83 @@ def test_the_incident_is_recorded_and_its_lease_released(deployed: Deployed) -> 
 
 
 @pytest.mark.breaks_the_machine
-def test_an_infrastructure_diff_after_the_failover_is_empty(deployed: Deployed) -> None:
+def test_the_lost_member_is_made_again_by_itself_as_the_template_describes_it(deployed: Deployed, written: str) -> None:
+    operator = Operations(deployed.account, deployed.outputs["EnvironmentSuffix"], print)
+    operator.await_protection(2, 120)
+    rds = deployed.account.client("rds")
+    first, second = (
+        rds.describe_db_instances(DBInstanceIdentifier=deployed.outputs[f"Member{n}Identifier"])["DBInstances"][0]
+        for n in (1, 2)
+    )
+    assert first["ReadReplicaSourceDBInstanceIdentifier"] == deployed.outputs["Member2Identifier"]
+    assert (first["PreferredBackupWindow"], first["PreferredMaintenanceWindow"]) == (
+        "01:00-01:30",
+        "sun:04:00-sun:04:30",
+    )
+    same = (
+        *("DBInstanceClass", "MultiAZ", "StorageType", "PubliclyAccessible", "IAMDatabaseAuthenticationEnabled"),
+        *("CACertificateIdentifier", "EnabledCloudwatchLogsExports", "MonitoringInterval", "MonitoringRoleArn"),
+        *("CopyTagsToSnapshot", "DeletionProtection", "BackupRetentionPeriod", "AutoMinorVersionUpgrade"),
+        *("DBSubnetGroup", "StorageEncrypted", "KmsKeyId"),
+    )
+    assert {name: first.get(name) for name in same} == {name: second.get(name) for name in same}
+    tags = {tag["Key"]: tag["Value"] for tag in first["TagList"]}
+    assert tags["Environment"] == deployed.outputs["EnvironmentSuffix"]
+    with deployed.application.connect_member(1) as standby:
+        assert standby.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+        eventually(lambda: written in rows(standby), 10, "the row on the new standby")
+
+
+@pytest.mark.breaks_the_machine
+def test_a_pause_is_known_and_ended_and_the_history_tells_what_has_happened(deployed: Deployed) -> None:
+    suffix = deployed.outputs["EnvironmentSuffix"]
+    operator = Operations(deployed.account, suffix, print)
+    assert "patching" in str(operator.pause("patching", 60))
+    with pytest.raises(Problem, match=r"paused until .*: patching; resume first"):
+        operator.preview_of_switchover()
+    assert operator.resume()
+    assert not operator.resume()
+    assert [(entry.kind, entry.outcome) for entry in operator.history()] == [
+        ("reprotect", "protected"),
+        ("failover", "promoted"),
+    ]
+
+
+@pytest.mark.breaks_the_machine
+def test_a_planned_switchover_and_what_comes_after_lose_nothing(deployed: Deployed) -> None:
+    post(f"{deployed.control}/delays", INSTANT, "PUT")
+    ledger = Ledger(deployed.application.connect)
+    ledger.create_table()
+    ledger.start()
+    try:
+        step = Cycles(deployed.account, deployed.outputs, ledger, print).switchover()
+    finally:
+        ledger.stop()
+    assert (step.lost, step.tail) == (0, 0)
+    assert step.epoch == 3
+    assert step.outage < 30, "the bound of a busy machine; make cycles measures it"
+    kinds = [(entry.kind, entry.outcome) for entry in history.read(recovery_table(deployed))]
+    assert kinds[:2] == [("reprotect", "protected"), ("switchover", "promoted")]
+    with deployed.application.connect() as primary, deployed.application.connect_member(1) as first:
+        assert (
+            primary.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
+            == first.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
+        )
+        assert first.execute("SELECT pg_is_in_recovery()").fetchone() == (False,)
+
+
+def recovery_table(deployed: Deployed) -> RecoveryTable:
+    return RecoveryTable(deployed.account.client("dynamodb"), deployed.outputs["RecoveryTableName"])
+
+
+@pytest.mark.breaks_the_machine
+def test_an_infrastructure_diff_after_every_change_of_roles_is_empty(deployed: Deployed) -> None:
     assert deployed.cdk is not None
     assert deployed.cdk.diff() == ""
 
 
 @pytest.mark.breaks_the_machine
-def test_a_destroy_after_the_failover_leaves_nothing(deployed: Deployed) -> None:
+def test_a_destroy_after_every_change_of_roles_leaves_nothing(deployed: Deployed) -> None:
     assert deployed.cdk is not None
     outcome = Destruction(deployed.account, deployed.cdk, protect=False, announce=print).run()
     assert (outcome.kept, outcome.left) == ((), ())

@@ -83,6 +83,7 @@ def deployed(
         "METRICS_NAMESPACE": "CitizensRecovery",
         "PGSSLROOTCERT": str(members.bundle),
         "STATE_MACHINE_ARN": machine,
+        "SWITCHOVER_MACHINE_ARN": machine.replace("failover", "switchover"),
         "WITNESS": "a",
         "DATABASE_USER": "citizens_witness",
         "PROBE_INTERVAL_SECONDS": "0.2",

@@ -68,7 +68,7 @@ def test_host_and_roles_pass_to_the_new_primary_and_all_else_stays(
     members: Pair, access: Access, secrets_manager: SecretsManagerClient, table: RecoveryTable
 ) -> None:
     passed = cut_over(order(members), members, secrets_manager, table, NOW)
-    assert passed == Roles(2, PRIMARY, STANDBY, "2027-01-15T08:00:00.000Z")
+    assert passed == Roles(2, PRIMARY, STANDBY, "2027-01-15T08:00:00.000Z", protected=False)
     assert done(members, secrets_manager, table)
     fields = secret.read(secrets_manager, SECRET).fields
     assert (fields["username"], fields["password"], fields["note"]) == (MASTER, PASSWORD, "kept")

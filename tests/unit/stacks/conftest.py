@@ -12,7 +12,7 @@ import app
 from stacks.settings import Settings, load
 
 SUFFIX = "unit"
-NESTED = ("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Observability")
+NESTED = ("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Operations", "Observability")
 # What holds data.
 STATEFUL = {
     *("AWS::RDS::DBInstance", "AWS::EFS::FileSystem", "AWS::DynamoDB::Table", "AWS::Backup::BackupVault"),

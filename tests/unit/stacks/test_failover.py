@@ -38,6 +38,7 @@ REFERENCES = MachineReferences(
     member_groups={"citizens-1-unit": "sg-1", "citizens-2-unit": "sg-2"},
     backup_retention_days=35,
     suffix="unit",
+    reprotect_arn="reprotect",
 )
 DEFINITION = definition(REFERENCES)
 STATES: dict[str, dict[str, Any]] = DEFINITION["States"]
@@ -92,6 +93,7 @@ class World:
             "Verify": {"verified": True, "member": "citizens-2-unit", "written_at": "now", "lsn": "0/3"},
             "Record": {},
             "Notify": {},
+            "StartReprotect": {},
             "RtoAtRisk": {},
             "ReleaseLease": {},
             **changed,
@@ -139,8 +141,9 @@ def test_a_lost_primary_is_fenced_before_the_standby_is_promoted() -> None:
     assert order == [
         *("Observe", "FindIngress", "RevokeIngress", "FindIngress", "ConfirmFence", "Promote", "AwaitPromotion"),
         *("ProbePromoted", "OpenLog", "RollForward", "PointSecret", "CutOver", "Verify"),
-        *("Record", "Notify", "ReleaseLease"),
+        *("Record", "Notify", "StartReprotect", "ReleaseLease"),
     ]
+    assert world.arguments("StartReprotect")["Name"] == "2-20261122T000000Z-beef"
     assert world.arguments("RevokeIngress") == {"GroupId": "sg-1", "SecurityGroupRuleIds": ["sgr-1"]}
     assert world.arguments("OpenLog")["Payload"] == {"epoch": 2, "member": "citizens-2-unit"}
     order_to_cut_over = {
@@ -412,7 +415,7 @@ def test_every_failure_is_recorded_told_and_shown_as_a_failed_run(state: str) ->
     ]
 
 
-@pytest.mark.parametrize("state", ["Record", "Notify", "ReleaseLease"])
+@pytest.mark.parametrize("state", ["Record", "Notify", "StartReprotect", "ReleaseLease"])
 def test_trouble_at_the_end_does_not_undo_a_recovery(state: str) -> None:
     visited, variables = World(**{state: Refused("States.Timeout")}).run()
     assert variables["outcome"] == "promoted"
@@ -462,7 +465,7 @@ def test_the_picture_in_the_docs_is_current_and_shows_every_state() -> None:
 
 
 def test_the_deployed_machine_logs_everything_and_is_traced(system: System) -> None:
-    (machine,) = system.of("AWS::StepFunctions::StateMachine")
+    (machine,) = system.of("AWS::StepFunctions::StateMachine", "Failover")
     logging = machine.properties["LoggingConfiguration"]
     assert logging["Level"] == "ALL"
     assert logging["IncludeExecutionData"] is True

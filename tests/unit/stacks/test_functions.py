@@ -65,7 +65,7 @@ def test_only_the_functions_of_the_log_mount_the_file_system_and_the_archive_is_
     for name in mounting:
         found = functions(system)[name]
         assert found["Environment"]["Variables"]["LOG_PATH"] == found["FileSystemConfigs"][0]["LocalMountPath"]
-        assert name == "rewind" or found["ReservedConcurrentExecutions"] == 1
+        assert name in ("rewind", "roll-forward") or found["ReservedConcurrentExecutions"] == 1
 
 
 def test_a_function_exists_only_while_its_permissions_do(system: System) -> None:
@@ -103,6 +103,7 @@ USERS = {
     "archive": "citizens_log",
     "open-log": "citizens_log",
     "verify": "citizens_verify",
+    "switchover": "citizens_probe",
 }
 
 

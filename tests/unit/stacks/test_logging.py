@@ -78,7 +78,7 @@ def test_a_function_may_write_to_its_own_group_and_to_no_other(system: System) -
 
 
 def test_the_machine_logs_every_event_with_its_data(system: System) -> None:
-    (machine,) = system.of("AWS::StepFunctions::StateMachine")
+    (machine,) = system.of("AWS::StepFunctions::StateMachine", "Failover")
     logging = machine.properties["LoggingConfiguration"]
     assert (logging["Level"], logging["IncludeExecutionData"]) == ("ALL", True)
     (log,) = machine_groups(system)

@@ -19,6 +19,7 @@ from tests.unit.stacks.conftest import NESTED, STATEFUL, SUFFIX, Resource, Syste
 OUTPUTS = {
     *("EnvironmentSuffix", "Region", "WriterUri", "ReaderUri", "Member1Endpoint", "Member2Endpoint"),
     *("Member1Identifier", "Member2Identifier", "SecretArn", "SecretName", "FailoverStateMachineArn"),
+    *("ReprotectStateMachineArn", "SwitchoverStateMachineArn"),
     *("AlertTopicArn", "FileSystemId", "AccessPointId", "RecoveryTableName", "VpcId", "DataKeyArn"),
     *("BackupVaultName", "DashboardName", "RotationFunctionName", "WitnessAFunctionName", "WitnessCFunctionName"),
     *(
@@ -221,12 +222,12 @@ def test_functions_machine_and_schedules_have_a_role_each(system: System) -> Non
         if (kind, each.stack) != ("AWS::Scheduler::Schedule", "Network")
         for value in [reduce(lambda found, key: found[key], path, each.properties)]
     ]
-    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 1 + 5 + 1
+    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 3 + 5 + 1
 
 
 def test_every_log_group_has_a_key_a_retention_and_a_name(system: System) -> None:
     groups = system.of("AWS::Logs::LogGroup")
-    assert len(groups) == len(FUNCTIONS) + 1 + 1 + 4
+    assert len(groups) == len(FUNCTIONS) + 3 + 1 + 4
     for group in groups:
         assert group.properties["RetentionInDays"] == 365
         assert "KmsKeyId" in group.properties
@@ -243,7 +244,7 @@ def test_the_settings_choose_zones_key_and_address(protected: System) -> None:
 
 def test_cfn_lint_finds_nothing_in_any_template(system: System, protected: System) -> None:
     for which in (system, protected):
-        assert len(list(which.folder.glob("*.template.json"))) == 8
+        assert len(list(which.folder.glob("*.template.json"))) == len(NESTED) + 1
         check_templates(which.folder, "eu-central-2")
 
 

@@ -1,0 +1,208 @@
+"""An operator's commands over a deployed environment: reprotect, switchover, pause, resume, history.
+
+What is decided is decided in `recovery`, by the same rules that the deployed machines follow; here it is shown before,
+confirmed, started and followed.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from deployment.account import Account
+from deployment.problem import Problem
+from recovery import history, incident, observation, operation, pause, rds, reprotection, roles, switchover
+from recovery.clock import iso
+from recovery.observation import Observation
+from recovery.pause import Pause, PauseRefused
+from recovery.roles import Roles, RolesUnknown
+from recovery.table import RecoveryTable
+from stacks.names import Names
+
+Announce = Callable[[str], None]
+WITNESSES = ("a", "c")
+FOLLOW_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """An execution that was started: its ARN, and the epoch that it was started for."""
+
+    execution_arn: str
+    epoch: int
+
+
+class Operations:
+    """The operations of one environment."""
+
+    def __init__(self, account: Account, suffix: str, announce: Announce) -> None:
+        self._account = account
+        self._names = Names(suffix)
+        self._suffix = suffix
+        self._announce = announce
+
+    # What would be done ----------------------------------------------------------------------------------------------
+
+    def preview_of_reprotect(self) -> tuple[str, bool]:
+        """What a reprotect would do first, in a sentence, and whether it deletes a member."""
+        known, now = self._roles(), time.time()
+        client = self._account.client("rds")
+        lease = incident.read_lease(self._table)
+        standby = reprotection.describe(client, known.standby, {})
+        step = reprotection.plan(
+            reprotection.Situation(
+                now=now,
+                epoch=known.epoch,
+                roles=known,
+                lease=lease,
+                pause=None,
+                observations=self._observations(),
+                primary=reprotection.describe(client, known.primary, {}),
+                standby=standby,
+                wanted={},
+            )
+        )
+        running = operation.running(self._table, now)
+        if running is not None:
+            raise Problem(f"Nothing was started: another operation runs, {running.kind} {running.execution}.")
+        replica = standby.replica_of == known.primary and standby.status not in reprotection.BROKEN_REPLICA
+        return f"Primary {known.primary}, epoch {known.epoch}. First step: {step.action}. {step.reason}", not replica
+
+    def preview_of_switchover(self) -> str:
+        """Who would become primary. Raises Problem with the reason when a switchover would be refused."""
+        known, now = self._roles(), time.time()
+        client = self._account.client("rds")
+        hindrance = switchover.hindrance(
+            switchover.Situation(
+                now=now,
+                epoch=known.epoch,
+                roles=known,
+                lease=incident.read_lease(self._table),
+                pause=pause.active(self._table, now),
+                operation=operation.running(self._table, now),
+                observations=self._observations(),
+                primary=rds.status(client, known.primary),
+                standby=rds.status(client, known.standby),
+            )
+        )
+        if hindrance is not None:
+            raise Problem(f"Nothing was started: {hindrance}")
+        return (
+            f"{known.standby} becomes primary in place of {known.primary} (epoch {known.epoch} → {known.epoch + 1}). "
+            f"Applications are kept out for some seconds; {known.primary} is then deleted and made again as a replica."
+        )
+
+    # Doing it --------------------------------------------------------------------------------------------------------
+
+    def reprotect(self) -> Started:
+        """Start a reprotect of the present epoch."""
+        epoch, name = self._roles().epoch, incident.new_incident(time.time())
+        order = {"id": name, "automatic": False, "forensics": True}
+        return self._start(self._names.reprotect_machine, epoch, name, order)
+
+    def switchover(self) -> Started:
+        """Start a switchover from the present epoch."""
+        epoch, name = self._roles().epoch, incident.new_incident(time.time())
+        return self._start(self._names.switchover_machine, epoch, name, {"incident": name})
+
+    def follow(self, started: Started) -> str:
+        """Tell each step as it is taken, until the end. Returns the outcome; raises Problem when it is no good one."""
+        machines, told = self._account.client("stepfunctions"), 0
+        while True:
+            described = machines.describe_execution(executionArn=started.execution_arn)
+            if described["status"] != "RUNNING":
+                break
+            time.sleep(FOLLOW_SECONDS)
+        for entry in history.read(self._table):
+            if started.execution_arn.rpartition(":")[2].endswith(entry.identity):
+                for step in entry.timeline[told:]:
+                    self._announce(f"{step['at']}  {step['event']}")
+                if entry.outcome in ("protected", "promoted"):
+                    return entry.outcome
+                raise Problem(f"The {entry.kind} was not done ({entry.outcome}): {entry.reason}")
+        raise Problem(
+            f"The execution {started.execution_arn} ended as {described['status']} and left no record: "
+            f"{described.get('cause') or 'no cause given'}"
+        )
+
+    def await_protection(self, epoch: int, seconds: float) -> None:
+        """Wait until the roles of `epoch` or a later one are protected. Raises Problem after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            known = self._roles()
+            if known.epoch >= epoch and known.protected:
+                return
+            if time.monotonic() > deadline:
+                raise Problem(f"Epoch {known.epoch} has no standby yet after {seconds:.0f} s; see `history`.")
+            time.sleep(FOLLOW_SECONDS)
+
+    def pause(self, reason: str, seconds: float) -> Pause:
+        """Stop automatic action for so long. Raises Problem for a pause without reason or end."""
+        self._roles()
+        try:
+            return pause.begin(self._table, reason, seconds, getpass.getuser(), time.time())
+        except PauseRefused as refused:
+            raise Problem(str(refused)) from refused
+
+    def resume(self) -> bool:
+        """Let the system act again; whether it was paused."""
+        self._roles()
+        return pause.end(self._table, time.time())
+
+    def history(self) -> list[history.Entry]:
+        """What has happened, newest first."""
+        self._roles()
+        return history.read(self._table)
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _table(self) -> RecoveryTable:
+        return RecoveryTable(self._account.client("dynamodb"), self._names.recovery_table)
+
+    def _roles(self) -> Roles:
+        try:
+            return roles.known(self._table)
+        except RolesUnknown as unknown:
+            raise Problem(str(unknown)) from unknown
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ResourceNotFoundException":
+                raise Problem(f"There is no environment {self._suffix}: deploy it first.") from error
+            raise
+
+    def _observations(self) -> tuple[Observation, ...]:
+        return tuple(seen for each in WITNESSES if (seen := observation.read(self._table, each)) is not None)
+
+    def _start(self, machine: str, epoch: int, name: str, order: dict[str, Any]) -> Started:
+        machines = self._account.client("stepfunctions")
+        (arn,) = [
+            found["stateMachineArn"]
+            for page in machines.get_paginator("list_state_machines").paginate()
+            for found in page["stateMachines"]
+            if found["name"] == machine
+        ] or [None]
+        if arn is None:
+            raise Problem(f"There is no state machine {machine}: deploy {self._suffix} first.")
+        given = {**order, "epoch": epoch, "started_at": iso(time.time()), "by": getpass.getuser()}
+        answer = machines.start_execution(stateMachineArn=arn, name=f"{epoch}-{name}", input=json.dumps(given))
+        return Started(str(answer["executionArn"]), epoch)
+
+
+def confirm(what: str, suffix: str, answer: str | None, ask: Callable[[str], str], command: str) -> None:
+    """Raise Problem unless the suffix was typed, or given as `--yes <suffix>`."""
+    if answer is None:
+        try:
+            answer = ask(f"{what}\nType {suffix} to go on: ")
+        except EOFError:
+            answer = ""
+    if answer.strip() != suffix:
+        raise Problem(
+            f"Nothing was started: {answer.strip()!r} is not the suffix; type it, or run `python -m deployment "
+            f"{command} --suffix {suffix} --yes {suffix}`."
+        )

@@ -1,0 +1,264 @@
+"""Exercises of the operations: reprotect and switchover, their functions and their machines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from drills.scenarios import post
+from privilege.site import Failed, Site, eventually, now_iso
+
+WITNESSES = ("witness-a", "witness-c")
+WITNESS_SECONDS = 9
+"""A short run of a witness: it stops 6 s before its function's time-out."""
+OPERATION_SECONDS = 120.0
+PATIENCE_SECONDS = 40.0
+
+
+@contextlib.contextmanager
+def watched(site: Site) -> Iterator[None]:
+    """Both witnesses look at the members again and again: the operations believe fresh observations only."""
+    over = threading.Event()
+
+    def watch(name: str) -> None:
+        while not over.is_set():
+            with contextlib.suppress(Failed, ClientError):
+                site.invoke(name, {})
+            over.wait(0.5)
+
+    threads = [threading.Thread(target=watch, args=(name,), name=f"watching-{name}") for name in WITNESSES]
+    for name, thread in zip(WITNESSES, threads, strict=True):
+        site.renew(name, WITNESS_SECONDS)
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def plan(site: Site) -> None:
+    """With a healthy pair there is nothing to do, which is written down."""
+    epoch, primary, standby = site.role_record()
+    site.forget("operation")
+    site.renew("reprotect")
+    event = {
+        "epoch": epoch,
+        "execution": "exercise",
+        "wanted": {primary: {}, standby: {}},
+        "lifted": True,
+        "automatic": False,
+        "forensics": True,
+        "deletions": 0,
+    }
+    with watched(site):
+        _unless_refused(
+            site, "citizens-reprotect", lambda: site.invoke("reprotect", event)["action"] == "protected", "a plan"
+        )
+    site.forget("operation")
+    _logged(site, "reprotect")
+
+
+def questions(site: Site) -> None:
+    """A switchover may begin, and the standby has what it must have."""
+    epoch, _, standby = site.role_record()
+    site.forget("operation")
+    site.forget("lease")
+    site.renew("switchover")
+    begin = {"step": "begin", "incident": "exercise", "epoch": epoch, "execution": "exercise"}
+    with watched(site):
+        _unless_refused(
+            site,
+            "citizens-switchover",
+            lambda: site.invoke("switchover", begin)["hindrance"] is None,
+            "a switchover that may begin",
+        )
+        caught_up = site.invoke("switchover", {"step": "catchUp", "standby": standby, "lsn": "0/1"})
+    site.forget("operation")
+    site.forget("lease")
+    if not caught_up["replayed"]:
+        raise Failed(f"{standby} could not be asked how far it is")
+    _logged(site, "switchover")
+
+
+def reprotected(site: Site) -> None:
+    """The standby is lost and was fenced: it is deleted, made again and let in."""
+    _, primary, standby = site.role_record()
+    _stand_by(site, primary, standby)
+    _keep_out(site, standby)
+    post(f"{site.control}/rds/{standby}/lose")
+    eventually(lambda: _status(site, standby) == "failed", PATIENCE_SECONDS, f"the loss of {standby}")
+    _run(site, "reprotect", "protected")
+
+
+def switched_over(site: Site) -> None:
+    """The roles change as planned; a reprotect follows."""
+    _, primary, standby = site.role_record()
+    _stand_by(site, primary, standby)
+    _run(site, "switchover", "promoted")
+
+
+def abandoned(site: Site) -> None:
+    """The functions cannot reach the standby any more: the applications are let in again."""
+    _, primary, standby = site.role_record()
+    _stand_by(site, primary, standby)
+    _run(site, "switchover", "abandoned", before=lambda: _keep_out(site, standby))
+    _let_in(site)
+
+
+def _run(site: Site, kind: str, outcome: str, before: Callable[[], None] = lambda: None) -> None:
+    machines = site.client("stepfunctions")
+    epoch, *_ = site.role_record()
+    name = f"exercise-{secrets.token_hex(4)}"
+    order: dict[str, Any] = {"epoch": epoch, "started_at": now_iso(), "by": "exercise", "id": name, "incident": name}
+    order |= {"automatic": False, "forensics": True}
+    output = f"{kind.capitalize()}StateMachineArn"
+    role = f"citizens-{kind}-machine"
+    site.forget("operation")
+    site.forget("lease")
+    with watched(site):
+        if kind == "switchover":
+            begin = {"step": "begin", "incident": name, "epoch": epoch, "execution": "before"}
+            eventually(
+                lambda: site.invoke("switchover", begin)["hindrance"] is None, PATIENCE_SECONDS, "a healthy pair"
+            )
+            site.forget("operation")
+            site.forget("lease")
+        before()
+        refused = site.denials(role)
+        arn = machines.start_execution(
+            stateMachineArn=site.outputs[output], name=f"{epoch}-{name}", input=json.dumps(order)
+        )["executionArn"]
+
+        def ended() -> str | None:
+            status = str(machines.describe_execution(executionArn=arn)["status"])
+            return status if status != "RUNNING" or site.denials(role) != refused else None
+
+        try:
+            eventually(ended, OPERATION_SECONDS, f"the end of the {kind}")
+        finally:
+            with contextlib.suppress(ClientError):
+                machines.stop_execution(executionArn=arn)
+    found = (site.record(f"operation#{name}") or {}).get("outcome", {}).get("S")
+    if found != outcome or site.denials(role) != refused:
+        raise Failed(f"the {kind}'s outcome is {found}, expected {outcome}")
+    if not _has_log(site, role, arn):
+        raise Failed(f"the {kind} machine has written no log")
+
+
+def _stand_by(site: Site, primary: str, standby: str) -> None:
+    """A healthy pair, whatever the exercise before has left: a replica, everybody let in, nobody at work."""
+    rds = site.client("rds")
+    _let_in(site)
+    for leftover in ("lease", "operation"):
+        site.forget(leftover)
+    _stop_reprotects(site)
+    found = _describe(site, standby)
+    if found is not None and (
+        found["DBInstanceStatus"] == "failed" or found.get("ReadReplicaSourceDBInstanceIdentifier") != primary
+    ):
+        with contextlib.suppress(ClientError):
+            rds.delete_db_instance(DBInstanceIdentifier=standby, SkipFinalSnapshot=True)
+        eventually(lambda: _describe(site, standby) is None, PATIENCE_SECONDS, f"the end of {standby}")
+        found = None
+    if found is None:
+        rds.create_db_instance_read_replica(
+            DBInstanceIdentifier=standby,
+            SourceDBInstanceIdentifier=primary,
+            MultiAZ=True,
+            EnableIAMDatabaseAuthentication=True,
+            VpcSecurityGroupIds=[_group(site, standby)["GroupId"]],
+        )
+    eventually(lambda: _status(site, standby) == "available", PATIENCE_SECONDS, f"{standby} as a replica")
+    site.client("dynamodb").update_item(
+        TableName=site.outputs["RecoveryTableName"],
+        Key={"id": {"S": "roles"}},
+        UpdateExpression="SET protected = :yes",
+        ExpressionAttributeValues={":yes": {"BOOL": True}},
+    )
+
+
+def _stop_reprotects(site: Site) -> None:
+    machines = site.client("stepfunctions")
+    found = machines.list_executions(stateMachineArn=site.outputs["ReprotectStateMachineArn"], statusFilter="RUNNING")
+    for execution in found["executions"]:
+        with contextlib.suppress(ClientError):
+            machines.stop_execution(executionArn=execution["executionArn"])
+
+
+_ingress: dict[str, list[dict[str, Any]]] = {}
+
+
+def _let_in(site: Site) -> None:
+    for number in (1, 2):
+        group = _group(site, site.outputs[f"Member{number}Identifier"])
+        known = _ingress.setdefault(group["GroupId"], group["IpPermissions"])
+        for permission in known:
+            with contextlib.suppress(ClientError):  # it is there
+                site.client("ec2").authorize_security_group_ingress(
+                    GroupId=group["GroupId"], IpPermissions=[permission]
+                )
+
+
+def _keep_out(site: Site, member: str) -> None:
+    group = _group(site, member)
+    if group["IpPermissions"]:
+        site.client("ec2").revoke_security_group_ingress(GroupId=group["GroupId"], IpPermissions=group["IpPermissions"])
+
+
+def _group(site: Site, member: str) -> Any:
+    number = 1 if member == site.outputs["Member1Identifier"] else 2
+    filters = [{"Name": "group-name", "Values": [site.function(f"member-{number}")]}]
+    (group,) = site.client("ec2").describe_security_groups(Filters=filters)["SecurityGroups"]
+    return group
+
+
+def _describe(site: Site, member: str) -> Any:
+    try:
+        return site.client("rds").describe_db_instances(DBInstanceIdentifier=member)["DBInstances"][0]
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "DBInstanceNotFound":
+            raise
+        return None
+
+
+def _status(site: Site, member: str) -> str | None:
+    found = _describe(site, member)
+    return None if found is None else str(found["DBInstanceStatus"])
+
+
+def _unless_refused(site: Site, role: str, look: Callable[[], bool], what: str) -> None:
+    refused, deadline = site.denials(role), time.monotonic() + PATIENCE_SECONDS
+    while not look():
+        if site.denials(role) != refused:
+            raise Failed(f"{what} will not come: {role} was refused something")
+        if time.monotonic() > deadline:
+            raise Failed(f"{what} was not there within {PATIENCE_SECONDS:.0f} s")
+        time.sleep(0.5)
+
+
+def _logged(site: Site, name: str) -> None:
+    logs, group, since = site.client("logs"), f"/aws/lambda/{site.function(name)}", site.renewed[name]
+
+    def reported() -> bool:
+        for stream in logs.describe_log_streams(logGroupName=group)["logStreams"]:
+            if int(stream["creationTime"]) >= since:
+                events = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"])["events"]
+                if any("platform.report" in event["message"] for event in events):
+                    return True
+        return False
+
+    _unless_refused(site, f"citizens-{name}", reported, f"the log of {name}")
+
+
+def _has_log(site: Site, role: str, arn: str) -> bool:
+    group = f"/aws/vendedlogs/states/{role}-{site.suffix}"
+    return any(arn in event["message"] for event in site.client("logs").filter_log_events(logGroupName=group)["events"])
