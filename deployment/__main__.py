@@ -30,6 +30,8 @@ from recovery import clock, history
 from stacks.promised import promised
 from stacks.settings import Settings, SettingsError
 
+SHOWN = 50
+"""Transactions after a restore's stop that a person is shown."""
 PROTECTION_SECONDS = 12 * 3600.0
 
 
@@ -155,7 +157,11 @@ def restore(command: Command) -> None:
         f"{outcome.account['transactions']} transactions of the log\n"
         f"It answers at {outcome.endpoint}; members and clients are as they were. The log holds after it:"
     )
-    _show_transactions(outcome.after, outcome.more)
+    _show_transactions(outcome.after[:SHOWN], outcome.more)
+    if len(outcome.after) > SHOWN:
+        print(
+            f"of {len(outcome.after)}; `log --since {outcome.after[0]['committed_at']}` lists them all, as does --json"
+        )
 
 
 def _show_transactions(found: Sequence[Mapping[str, Any]], more: bool) -> None:

@@ -28,10 +28,13 @@ from stacks.names import Names
 
 Announce = Callable[[str], None]
 PURPOSE_TAG = "citizens:restored-for"
+RESTORED_TO_TAG = "citizens:restored-to"
 # Lambda's own limit is 900 s.
 FUNCTION_SECONDS = 930
 ATTEMPTS = 8
 """Of roll forward: a run that Lambda ends is gone on from where it committed last."""
+MOST_LISTED = 100_000
+"""Of transactions at once: the function hands them on by the thousand."""
 HOPELESS = ("failed", "incompatible-restore", "incompatible-network", "incompatible-parameters", "restore-error")
 
 
@@ -124,18 +127,29 @@ class Restoration:
         self, since: str | None = None, before: str | None = None, after: str | None = None
     ) -> tuple[list[Mapping[str, Any]], bool]:
         """The log's transactions between two times (ISO 8601) and beyond a position; whether there are more."""
-        found = self._ask(action="list", since=since, before=before, after=after)
-        return list(found["transactions"]), bool(found["more"])
+        listed: list[Mapping[str, Any]] = []
+        more = True
+        while more and len(listed) < MOST_LISTED:
+            found = self._ask(action="list", since=since, before=before, after=after)
+            listed += found["transactions"]
+            more = bool(found["more"])
+            after = listed[-1]["position"] if listed else after
+        return listed, more
 
     def run(self, target: Target) -> Outcome:
         """Restore, roll forward, and list what is beyond. Raises Problem."""
         wanted = self._wanted(target)
-        instance = self._existing(target) or self._restore(target, wanted)
+        if self._existing(target) is None:
+            try:
+                self._restore(target, wanted)
+            except self._rds.exceptions.DBInstanceAlreadyExistsFault:
+                # The answer to an earlier request was lost, or somebody else was faster.
+                self._existing(target)
         instance = self._await_available()
         endpoint = Endpoint(instance["Endpoint"]["Address"], int(instance["Endpoint"]["Port"]))
         account = self._roll_forward(target, endpoint)
-        after, more = self.transactions(after=str(account["reached"]))
-        restored_to = next((tag["Value"] for tag in instance["TagList"] if tag["Key"] == "citizens:restored-to"), "")
+        after, more = self.transactions(iso(wanted), after=str(account["reached"]))
+        restored_to = next((tag["Value"] for tag in instance["TagList"] if tag["Key"] == RESTORED_TO_TAG), "")
         return Outcome(self._names.restored, endpoint, restored_to, account, tuple(after), more)
 
     def _wanted(self, target: Target) -> int:
@@ -170,7 +184,7 @@ class Restoration:
         self._announce(f"{self._names.restored} is there already, {instance['DBInstanceStatus']}: going on with it")
         return instance
 
-    def _restore(self, target: Target, wanted: int) -> Any:
+    def _restore(self, target: Target, wanted: int) -> None:
         found = best(self._backups(), wanted)
         if found is None:
             raise Problem(
@@ -181,7 +195,7 @@ class Restoration:
         behind = f", {wanted - moment} s short of it" if moment < wanted else ""
         self._announce(f"Restoring {backup.identifier} as {self._names.restored} to {iso(moment)}{behind}")
         primary = self._primary()
-        return self._rds.restore_db_instance_to_point_in_time(
+        self._rds.restore_db_instance_to_point_in_time(
             SourceDbiResourceId=backup.resource_id,
             TargetDBInstanceIdentifier=self._names.restored,
             RestoreTime=datetime.fromtimestamp(moment, UTC),
@@ -198,9 +212,9 @@ class Restoration:
             Tags=[
                 *(tag for tag in primary.get("TagList", []) if not tag["Key"].startswith("aws:")),
                 {"Key": PURPOSE_TAG, "Value": str(target)},
-                {"Key": "citizens:restored-to", "Value": iso(moment)},
+                {"Key": RESTORED_TO_TAG, "Value": iso(moment)},
             ],
-        )["DBInstance"]
+        )
 
     def _backups(self) -> list[Backup]:
         found = []

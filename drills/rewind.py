@@ -50,6 +50,12 @@ class RewindDrill(Drill):
     """A drill whose recovery is an operator's: `python -m deployment restore`."""
 
     def _rehearse(self, account: Account, flat: Mapping[str, str]) -> Measurement:
+        try:
+            return self._go_back(account, flat)
+        except psycopg.Error as error:
+            raise Problem(f"The drill could not reach the database: {' '.join(str(error).split())[:300]}") from error
+
+    def _go_back(self, account: Account, flat: Mapping[str, str]) -> Measurement:
         application, control = Application(account, flat), account.environment["LOCAL_CLOUD_URL"]
         ledger, watch = Ledger(application.connect), Watch(account, flat, self.timeline)
         operator = Restoration(account, self.suffix, lambda line: self._tell("operator", line))
@@ -102,7 +108,7 @@ class RewindDrill(Drill):
 
     def _drop(self, application: Application) -> Harm:
         """As the application: the last change before it and the drop are one after the other."""
-        with application.connect() as connection:
+        with _patient(application) as connection:
             connection.execute(f"UPDATE {REGISTER} SET note = note || ' 訂正済' WHERE number % 7 = 0")  # noqa: S608
             content = connection.execute(_CONTENT).fetchone()
             sent = time.time()
@@ -159,7 +165,7 @@ def judge(
     before = [attempt for attempt in confirmed if attempt.ended < harm.sent]
     lost = [attempt for attempt in before if attempt.number not in present]
     surplus = [attempt for attempt in attempts if attempt.started > harm.answered and attempt.number in present]
-    failed = [attempt for attempt in attempts if attempt.outcome == "failed"]
+    failed = [attempt for attempt in attempts if attempt.outcome == "failed" and attempt.ended > harm.sent]
     rto = ready - harm.answered
     rpo = harm.sent - min(attempt.ended for attempt in lost) if lost else 0.0
 
@@ -188,8 +194,13 @@ def judge(
     )
 
 
+def _patient(application: Application) -> psycopg.Connection[tuple[object, ...]]:
+    """Nothing is measured by how soon this one is answered."""
+    return application.connect_with(*application.credentials())
+
+
 def _create_register(application: Application) -> None:
-    with application.connect() as connection:
+    with _patient(application) as connection:
         connection.execute(f"CREATE TABLE {REGISTER} (number int PRIMARY KEY, note text)")
         connection.execute(
             f"INSERT INTO {REGISTER} SELECT n, '市民 ' || n FROM generate_series(1, {REGISTER_ROWS}) n"  # noqa: S608

@@ -13,9 +13,10 @@ from recovery.members import Endpoint
 from recovery.transaction_log import standing
 from recovery.transaction_log.batches import Until
 from recovery.transaction_log.listing import Listed, transactions
-from recovery.transaction_log.path import Log
+from recovery.transaction_log.path import Log, bounds
 from recovery.transaction_log.position import Position, position
 from recovery.transaction_log.roll_forward import roll_forward
+from recovery.transaction_log.segment import read_header
 
 SIGN_IN_SECONDS = 10.0
 STATEMENT_SECONDS = 600.0
@@ -65,9 +66,17 @@ def _list(log: Log, event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find(log: Log, at: Position) -> Listed:
-    for listed in transactions(log):
+    """Only the segment that may hold it is unpacked: a log of days is large."""
+    since = 0.0
+    for segment in log.segments(at.epoch) if at.epoch in log.epochs else ():
+        if bounds(segment)[1] >= at.lsn:
+            break
+        since = read_header(segment).committed_at or since
+    for listed in transactions(log, since):
         if listed.transaction.at == at:
             return listed
+        if listed.transaction.at > at:
+            break
     raise NoSuchTransaction(f"No transaction of the log commits at {at}; `log` lists them.")
 
 

@@ -55,6 +55,8 @@ def test_a_table_that_is_not_as_it_was_a_disturbed_client_and_a_slow_restore_are
     assert "is not what it was" in judged(register_is_back=False).reason
     failed = [*TRIED, Attempt(60, 105.0, 105.1, "failed", "no table")]
     assert judged(attempts=failed).reason == "Clients noticed: no table."
+    earlier = [*TRIED, Attempt(60, 95.0, 95.1, "failed", "not because of the drop")]
+    assert judged(attempts=earlier).verdict == "met"
     assert "later than the RTO" in judged(ready=1100.0).reason
 
 
