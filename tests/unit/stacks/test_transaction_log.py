@@ -28,7 +28,7 @@ def alarms(system: System) -> set[str]:
 
 
 def machine(system: System) -> str:
-    (found,) = system.of("AWS::StepFunctions::StateMachine")
+    (found,) = system.of("AWS::StepFunctions::StateMachine", "Failover")
     return json.dumps(found.properties["DefinitionString"])
 
 
