@@ -209,9 +209,11 @@ def _let_in(site: Site) -> None:
 
 
 def _keep_out(site: Site, member: str) -> None:
-    group = _group(site, member)
-    if group["IpPermissions"]:
-        site.client("ec2").revoke_security_group_ingress(GroupId=group["GroupId"], IpPermissions=group["IpPermissions"])
+    ec2, group = site.client("ec2"), _group(site, member)["GroupId"]
+    found = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])["SecurityGroupRules"]
+    rules = [rule["SecurityGroupRuleId"] for rule in found if not rule["IsEgress"]]
+    if rules:
+        ec2.revoke_security_group_ingress(GroupId=group, SecurityGroupRuleIds=rules)
 
 
 def _group(site: Site, member: str) -> Any:

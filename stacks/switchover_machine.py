@@ -85,6 +85,7 @@ def _beginning(references: SwitchoverReferences) -> dict[str, State]:
                 "reason": "",
                 "why": "",
                 "openings": [],
+                "insiders": [],
                 "closeRounds": 0,
                 "catchUpRounds": 0,
                 "step": "Promote",
@@ -148,6 +149,8 @@ def _stopping(references: SwitchoverReferences) -> dict[str, State]:
                 # Applications come from networks, functions from a group: its rules have no network, or null
                 "openings": "{% [$states.result.SecurityGroupRules[IsEgress = false and "
                 "$length($string(CidrIpv4)) > 4].SecurityGroupRuleId] %}",
+                "insiders": "{% [$states.result.SecurityGroupRules[IsEgress = false and "
+                "$exists(ReferencedGroupInfo.GroupId)].SecurityGroupRuleId] %}",
                 "closeRounds": "{% $closeRounds + 1 %}",
             },
             following="AnyOpening",
@@ -205,7 +208,7 @@ def _stopping(references: SwitchoverReferences) -> dict[str, State]:
         # From here on there is no way back: the functions are kept out too, and the old primary is deleted soon
         "Fence": task(
             sdk("ec2", "revokeSecurityGroupIngress"),
-            {"GroupId": group, "IpPermissions": [_undescribed(rule) for rule in references.ingress if _of_group(rule)]},
+            {"GroupId": group, "SecurityGroupRuleIds": "{% $insiders %}"},
             timeout=10,
             attempts=2,
             assign={
@@ -227,15 +230,6 @@ def _stopping(references: SwitchoverReferences) -> dict[str, State]:
             catch=[caught("Promote", timeline=note("'restart refused: ' & $states.errorOutput.Error"))],
         ),
     }
-
-
-def _of_group(rule: Ingress) -> bool:
-    return "UserIdGroupPairs" in rule.permission
-
-
-def _undescribed(rule: Ingress) -> dict[str, Any]:
-    pairs = [{"GroupId": pair["GroupId"]} for pair in rule.permission["UserIdGroupPairs"]]
-    return {**rule.permission, "UserIdGroupPairs": pairs}
 
 
 def _going_back() -> dict[str, State]:

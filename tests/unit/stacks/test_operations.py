@@ -99,10 +99,8 @@ class Rules:
         return {}
 
     def keep_out(self, arguments: Any) -> Any:
-        if "SecurityGroupRuleIds" in arguments:
-            self.keys = [key for key in self.keys if f"sgr-{key}" not in arguments["SecurityGroupRuleIds"]]
-        else:
-            self.keys = [key for key in self.keys if "/" in key]
+        assert arguments["SecurityGroupRuleIds"]
+        self.keys = [key for key in self.keys if f"sgr-{key}" not in arguments["SecurityGroupRuleIds"]]
         return {}
 
 
