@@ -112,7 +112,6 @@ def test_a_destroy_that_was_interrupted_and_stood_in_front_of_an_interface_leave
         SourceDBInstanceIdentifier=member,
         TargetDBInstanceIdentifier=restored,
         UseLatestRestorableTime=True,
-        DeletionProtection=True,
     )
     environment.client("secretsmanager").rotate_secret(SecretId=environment.outputs["SecretArn"])
     eventually(lambda: environment.secret()["password"] != first["password"], 60, "a rotated secret")
