@@ -154,6 +154,9 @@ class Drill:
                     self._await_service(ledger, failed_at)
                 if self.scenario.ends == "untouched":
                     time.sleep(UNWANTED_SECONDS)
+                if self.scenario.healed is not None:
+                    self.timeline.add("drill", self.scenario.healed(site))
+                    self._await_record(watch)
         finally:
             ledger.stop()
         ended_at = time.time()

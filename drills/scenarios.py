@@ -59,6 +59,7 @@ class Scenario:
     clients must notice (True), must not (False), or may (None). `settings`: environment variables of the settings that
     the system is deployed with. `beforehand` sets the scene under load, before the failure. `loses_at_most`: seconds of
     acknowledged transactions that may be missing, when that is less than the RPO.
+    `healed` ends the failure while clients still work, where without them it would be another one.
     `cause` is None where a client does the harm, which the drill then is.
     """
 
@@ -70,6 +71,7 @@ class Scenario:
     settings: Mapping[str, str] = field(default_factory=dict)
     beforehand: Cause | None = None
     loses_at_most: float | None = None
+    healed: Cause | None = None
 
 
 def _primary(path: str, what: str, body: Mapping[str, object] | None = None) -> Cause:
@@ -257,6 +259,8 @@ SCENARIOS: Mapping[str, Scenario] = {
             "untouched",
             outage=False,
             settings=SHORT_GRACE,
+            # Nobody writing to it and no witness reaching it is what a lost primary looks like, too
+            healed=_primary("endpoint", "the functions reach {member} again", {"fault": "none"}),
         ),
         Scenario(
             "primary-cut-off",

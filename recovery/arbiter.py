@@ -151,6 +151,14 @@ def _judge(situation: Situation) -> tuple[Action, str]:
             f"Witness {_names(seeing)} writes to the primary, another cannot: signals disagree for {elapsed:.0f} s.",
         )
 
+    if lost(situation.primary.status) and lost(situation.standby.status):
+        # No witness reaches anything then, so none would ever be a second signal; and nothing is left to promote
+        return (
+            "refuse",
+            f"RDS has lost both {roles.primary} ({situation.primary.status}) and {roles.standby} "
+            f"({situation.standby.status}): restore to a point in time.",
+        )
+
     rds_says_lost = lost(situation.primary.status) or _failure_event(situation)
     signals = [f"witness {name}" for name in blind] + (["RDS"] if rds_says_lost else [])
     if len(signals) < SIGNALS_NEEDED:

@@ -42,6 +42,7 @@ NAMES: Mapping[str, Need] = {
                 "pg_advisory_lock",
                 "pg_advisory_xact_lock",
                 "pg_backend_pid",
+                "pg_current_wal_flush_lsn",
                 "pg_current_wal_lsn",
                 "pg_current_xact_id",
             ),
@@ -52,6 +53,8 @@ NAMES: Mapping[str, Need] = {
         ),
         Need(Grant.ANYONE),
     ),
+    # Of others' sessions, a member of pg_signal_backend (and who is no superuser may not end a superuser's)
+    "pg_terminate_backend": Need(Grant.MAIN_USER),
     # Of a sequence, whoever may read it
     "pg_sequence_last_value": Need(Grant.OWNER),
     # Functions of a slot
@@ -67,7 +70,15 @@ NAMES: Mapping[str, Need] = {
         (
             *("pg_am", "pg_attribute", "pg_auth_members", "pg_catalog", "pg_class", "pg_collation", "pg_event_trigger"),
             *("pg_index", "pg_inherits", "pg_lsn", "pg_namespace", "pg_proc", "pg_publication", "pg_replication_slots"),
-            *("pg_roles", "pg_sequence", "pg_stat_replication", "pg_temp", "pg_toast", "pg_trigger"),
+            *(
+                "pg_roles",
+                "pg_sequence",
+                "pg_stat_activity",
+                "pg_stat_replication",
+                "pg_temp",
+                "pg_toast",
+                "pg_trigger",
+            ),
             "pg_type",
         ),
         Need(Grant.ANYONE),

@@ -82,7 +82,9 @@ def test_connections_are_opened_where_they_are_verified_and_nowhere_else() -> No
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) in ("psycopg.connect", "Connection", *(f"{driver}.connect" for driver in DRIVERS))
     }
-    assert connecting == {"recovery/connection.py", "drills/client.py", "benchmarks/transaction_log.py"}
+    assert connecting == {
+        *("recovery/connection.py", "drills/client.py", "drills/rewind.py", "benchmarks/transaction_log.py")
+    }
 
 
 @pytest.mark.parametrize(

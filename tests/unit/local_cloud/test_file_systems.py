@@ -11,6 +11,8 @@ from tests.unit.local_cloud.emulated_account import emulated_account
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[Path]:
     with emulated_account(tmp_path):
+        efs._access_points.clear()
+        efs._file_systems.clear()
         yield tmp_path
         efs._access_points.clear()
         efs._file_systems.clear()

@@ -55,6 +55,7 @@ def test_a_topic_whose_policy_wants_tls_refuses_the_same_call_without(cloud: Run
     with pytest.raises(ClientError, match="not authorized to perform: sns:Publish"):
         in_the_clear(cloud, "sns").publish(TopicArn=topic, Message="m")
     assert encrypted.publish(TopicArn=topic, Message="m")["MessageId"]
+    encrypted.delete_topic(TopicArn=topic)
 
 
 def test_a_queue_whose_policy_wants_tls_refuses_the_same_call_without(cloud: RunningCloud) -> None:
@@ -66,6 +67,7 @@ def test_a_queue_whose_policy_wants_tls_refuses_the_same_call_without(cloud: Run
     with pytest.raises(ClientError, match="AccessDenied"):
         in_the_clear(cloud, "sqs").send_message(QueueUrl=queue, MessageBody="m")
     assert encrypted.send_message(QueueUrl=queue, MessageBody="m")["MessageId"]
+    encrypted.delete_queue(QueueUrl=queue)
 
 
 def test_the_endpoint_is_not_trusted_by_another_authority(cloud: RunningCloud, authority: CertificateAuthority) -> None:

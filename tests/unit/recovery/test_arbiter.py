@@ -306,6 +306,15 @@ def test_commits_from_before_the_loss_or_of_a_while_ago_prove_nothing(committed:
     assert decide(situation(primary=AVAILABLE, observations=blind)).action == "promote"
 
 
+def test_the_loss_of_both_is_refused_at_once_though_no_witness_can_tell_it_from_its_own_blindness() -> None:
+    nothing = tuple(seen(name, standby=False) for name in "ac")
+    both = situation(observations=nothing, standby=MemberStatus("failed", "one"))
+    decision = decide(both)
+    assert decision.action == "refuse"
+    assert "restore to a point in time" in decision.reason
+    assert decide(replace(both, standby=REPLICA)).action == "wait"
+
+
 @pytest.mark.parametrize("holder", ["", "another"])
 def test_an_incident_without_the_lease_does_nothing(holder: str) -> None:
     decision = decide(situation(holder=holder))

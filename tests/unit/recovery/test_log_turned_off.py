@@ -35,7 +35,7 @@ def reader(members: Pair) -> Iterator[Session]:
 def traces(session: Session) -> list[int]:
     """Publications, event triggers, their functions, logical slots."""
     counts = [
-        "pg_publication",
+        f"pg_publication WHERE pubname = '{source.NAME}'",
         "pg_event_trigger",
         "pg_proc WHERE prorettype = 'event_trigger'::regtype AND pronamespace = 'recovery'::regnamespace",
         "pg_replication_slots WHERE slot_type = 'logical'",
