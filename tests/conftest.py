@@ -9,7 +9,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # The files whose tests use the one deployed system, the last of which loses its primary and destroys it.
-DEPLOYED = ("test_least_privilege.py", "test_preflight.py", "test_workflow.py")
+DEPLOYED = ("test_least_privilege.py", "test_preflight.py", "test_restore.py", "test_workflow.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

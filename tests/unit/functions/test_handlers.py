@@ -83,7 +83,7 @@ def test_the_arbiter_reads_the_pause_and_what_an_operator_accepts(deployed: Pair
     assert decision["inputs"]["paused"]["reason"] == "restore test"
     override.order(table, ["lag"], "nothing else is left", "duty officer", 600, now)
     decision = arbiter.handler({**event, "incident": ""}, Context())
-    assert decision["action"] == "wait"
+    assert "RDS has lost both" in decision["reason"], "the pause is overruled, and neither member is there"
     assert decision["override"] == {"by": "duty officer", "reason": "nothing else is left", "accepts": ["lag"]}
     brought = {"by": "chief", "reason": "because", "accepts": ["fence"]}
     assert arbiter.handler({**event, "incident": "", "override": brought}, Context())["override"] == brought
