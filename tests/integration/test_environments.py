@@ -59,14 +59,14 @@ def test_a_changed_setting_updates_its_nested_stack_in_place(
     witness = before["WitnessAFunctionName"]
     created = rds.describe_db_instances(DBInstanceIdentifier=before["Member1Identifier"])["DBInstances"][0]
     changed = Cdk(
-        pair[0].suffix, {**cloud.environment, "FAILURE_THRESHOLD": "4", "BACKUP_RETENTION_DAYS": "30"}, pair[0].log
+        pair[0].suffix, {**cloud.environment, "FAILURE_THRESHOLD": "2", "BACKUP_RETENTION_DAYS": "30"}, pair[0].log
     )
     changed.synth()
     assert "FAILURE_THRESHOLD" in changed.diff()
     after = changed.deploy()
     assert after == before
     variables = functions.get_function_configuration(FunctionName=witness)["Environment"]["Variables"]
-    assert variables["FAILURE_THRESHOLD"] == "4"
+    assert variables["FAILURE_THRESHOLD"] == "2"
     machine = account.client("stepfunctions").describe_state_machine(stateMachineArn=before["FailoverStateMachineArn"])
     assert '"BackupRetentionPeriod":30' in machine["definition"]
     instance = rds.describe_db_instances(DBInstanceIdentifier=before["Member1Identifier"])["DBInstances"][0]
