@@ -13,6 +13,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from privilege import operations
 from privilege.exercises import EXERCISES, FUNCTIONS_OF_SCHEDULES, Exercise, end_runs, set_schedule
 from privilege.granted import Document, Grant, Policy, Role
 from privilege.site import Failed, Site
@@ -84,6 +85,8 @@ class Trial:
             end_runs(self.site, name)
         self._lanes(LANES, roles, breaks=False)
         self._lanes(OPERATIONS, roles, breaks=False)
+        # Nobody is promoted while the pair is unprotected, which the last switchover leaves it
+        operations.stand_by(self.site)
         _, primary, _ = self.site.role_record()
         self.site.cut(primary, off=True)
         self._lanes(LANES_WITHOUT_PRIMARY, roles, breaks=True)

@@ -91,8 +91,8 @@ def questions(site: Site) -> None:
 
 def reprotected(site: Site) -> None:
     """The standby is lost and was fenced: it is deleted, made again and let in."""
-    _, primary, standby = site.role_record()
-    _stand_by(site, primary, standby)
+    _, _, standby = site.role_record()
+    stand_by(site)
     _keep_out(site, standby)
     post(f"{site.control}/rds/{standby}/lose")
     eventually(lambda: _status(site, standby) == "failed", PATIENCE_SECONDS, f"the loss of {standby}")
@@ -101,15 +101,14 @@ def reprotected(site: Site) -> None:
 
 def switched_over(site: Site) -> None:
     """The roles change as planned; a reprotect follows."""
-    _, primary, standby = site.role_record()
-    _stand_by(site, primary, standby)
+    stand_by(site)
     _run(site, "switchover", "promoted")
 
 
 def abandoned(site: Site) -> None:
     """The functions cannot reach the standby any more: the applications are let in again."""
-    _, primary, standby = site.role_record()
-    _stand_by(site, primary, standby)
+    _, _, standby = site.role_record()
+    stand_by(site)
     _run(site, "switchover", "abandoned", before=lambda: _keep_out(site, standby))
     _let_in(site)
 
@@ -154,8 +153,9 @@ def _run(site: Site, kind: str, outcome: str, before: Callable[[], None] = lambd
         raise Failed(f"the {kind} machine has written no log")
 
 
-def _stand_by(site: Site, primary: str, standby: str) -> None:
+def stand_by(site: Site) -> None:
     """A healthy pair, whatever the exercise before has left: a replica, everybody let in, nobody at work."""
+    _, primary, standby = site.role_record()
     rds = site.client("rds")
     _let_in(site)
     for leftover in ("lease", "operation"):
