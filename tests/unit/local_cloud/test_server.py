@@ -168,7 +168,7 @@ def test_the_emulator_enforces_permissions_and_opens_no_other_port(tmp_path: Pat
 
 def test_it_starts_within_two_seconds(state: Path) -> None:
     # Twice the time it may take, and the best of three, for a busy machine
-    seconds = []
+    seconds: list[float] = []
     while not seconds or (min(seconds) >= 4 and len(seconds) < 3):
         began = time.monotonic()
         assert up(state) == 0
