@@ -366,6 +366,9 @@ def _failed_over(site: Site) -> None:
 
 
 def _prepare_incident(site: Site) -> None:
+    if (site.record("roles") or {}).get("protected", {}).get("BOOL") is False:
+        # An earlier try has promoted, and nobody is promoted while the pair is unprotected
+        operations.stand_by(site)
     epoch, primary, _ = site.role_record()
     _restore_ingress(site)
     for number in (1, 2):
