@@ -87,7 +87,7 @@ def deployed(
         "WITNESS": "a",
         "DATABASE_USER": "citizens_witness",
         "PROBE_INTERVAL_SECONDS": "0.2",
-        "PROBE_TIMEOUT_SECONDS": "0.5",
+        "PROBE_TIMEOUT_SECONDS": "2",
         "LOG_PATH": str(tmp_path / "transaction-log"),
     }.items():
         monkeypatch.setenv(name, value)
