@@ -29,7 +29,8 @@ from tests.unit.recovery.conftest import PRIMARY, STANDBY, Pair
 if TYPE_CHECKING:
     pass
 
-QUICK = Detection(probe_interval=0.1, probe_timeout=0.4, failure_threshold=3)
+# Above what a sign-in takes on a busy machine: a probe that is late by that alone would be taken for a lost primary
+QUICK = Detection(probe_interval=0.1, probe_timeout=1.0, failure_threshold=3)
 
 
 @dataclass
