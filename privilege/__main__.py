@@ -41,6 +41,7 @@ from stacks.settings import SettingsError
 SWIFT = {"PROBE_INTERVAL_SECONDS": "0.5", "FAILURE_THRESHOLD": "2", "MULTI_AZ_GRACE_SECONDS": "0"}
 SCENARIO = "primary-lost"
 WORKFLOW = "tests/integration/test_workflow.py"
+GOODBYE_SECONDS = 60.0
 
 
 @dataclass
@@ -84,11 +85,23 @@ class Run:
         file = folder / "workflow.json"
         with self._phase("integration tests of the workflow"):
             command = [sys.executable, "-m", "pytest", WORKFLOW, "-q", "--permissions", str(file)]
-            done = subprocess.run(
-                command, cwd=ROOT, env=dict(self.environment), capture_output=True, text=True, check=False
+            tests = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=dict(self.environment),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
-        if done.returncode != 0:
-            self.problems.append(f"The integration tests failed:\n{done.stdout[-2000:]}")
+            try:
+                said, _ = tests.communicate()
+            except KeyboardInterrupt:
+                # They stop their local cloud; whoever interrupted may not have reached them
+                tests.send_signal(signal.SIGINT)
+                tests.communicate(timeout=GOODBYE_SECONDS)
+                raise
+        if tests.returncode != 0:
+            self.problems.append(f"The integration tests failed:\n{said[-2000:]}")
         if file.exists():
             self.usage.add(read(file))
 
