@@ -14,7 +14,7 @@ WORKERS ?= 2
 ONCE_MORE := --reruns 1 --reruns-delay 2
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
+PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege assessment benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy log restore \
         suffix reprotect switchover pause resume history cycles fences local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
