@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("stacks", "recovery", "functions", "local_cloud", "deployment", "drills", "privilege", "assessment", "benchmarks")
+PACKAGES = (
+    "stacks",
+    "recovery",
+    "functions",
+    "local_cloud",
+    "deployment",
+    "drills",
+    "privilege",
+    "assessment",
+    "benchmarks",
+)
 
 MAY_IMPORT = {
     "recovery": set(),
@@ -19,7 +29,7 @@ MAY_IMPORT = {
     "drills": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
     "assessment": {
-        *("deployment", "recovery.promise", "recovery.worst_case"),
+        *("deployment", "drills.report", "recovery.promise", "recovery.worst_case"),
         *("stacks.settings", "stacks.names", "stacks.templates", "stacks.promised"),
     },
     "benchmarks": {"recovery", "deployment", "stacks.settings", "drills", "local_cloud"},
