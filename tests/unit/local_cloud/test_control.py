@@ -27,9 +27,10 @@ def test_schedules_can_be_fired(cloud: RunningCloud) -> None:
 
 @pytest.mark.parametrize("body", [{}, {"advance_seconds": -1}, {"advance_seconds": True}, {"advance_seconds": "day"}])
 def test_the_clock_moves_forward_by_seconds(cloud: RunningCloud, body: dict[str, object]) -> None:
+    ahead = cloud.control("PUT", "/clock", {"advance_seconds": 0})[1]["now"] - time.time()
     status, answer = cloud.control("PUT", "/clock", body)
     assert (status, answer["error"]) == (400, "advance_seconds is a number of seconds, 0 or more")
-    assert abs(cloud.control("PUT", "/clock", {"advance_seconds": 0})[1]["now"] - time.time()) < 5
+    assert abs(cloud.control("PUT", "/clock", {"advance_seconds": 0})[1]["now"] - time.time() - ahead) < 5
 
 
 @pytest.mark.parametrize("what", ["lose", "kill", "endpoint", "certificate"])
