@@ -26,6 +26,7 @@ FUNCTIONS = (
     "rotation",
     "reprotect",
     "switchover",
+    "posture",
 )
 # Those that are not deployed when the transaction log is turned off.
 LOG_FUNCTIONS = ("open-log", "roll-forward", "rewind", "archive")
