@@ -125,7 +125,9 @@ def _beginning(references: DrillReferences) -> dict[str, State]:
             },
             attempts=5,
             following="Swept",
-            catch=[states.failed("MayBegin")],
+            catch=[
+                caught("Record", outcome="failed", reason=f"{{% 'It could not be asked for: ' & {_CAUSE} %}}"),
+            ],
         ),
     }
 
