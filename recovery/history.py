@@ -14,7 +14,8 @@ PREFIXES = ("incident#", "operation#", "drill#")
 
 @dataclass(frozen=True)
 class Entry:
-    """One incident, operation or drill; times are ISO-8601 UTC, `timeline` its steps as `at` and `event`."""
+    """One incident, operation or drill; times are ISO-8601 UTC, `timeline` its steps as `at` and `event`, `execution`
+    the ARN of what has done it, where the record tells."""
 
     kind: str
     identity: str
@@ -24,6 +25,7 @@ class Entry:
     started_at: str
     ended_at: str
     timeline: Sequence[dict[str, Any]]
+    execution: str = ""
 
 
 def read(table: RecoveryTable) -> list[Entry]:
@@ -61,4 +63,5 @@ def _entry(record: Record) -> Entry:
         started_at=str(record.get("started_at", "")),
         ended_at=str(record.get("ended_at", "")),
         timeline=json.loads(record.get("timeline") or "[]"),
+        execution=str(record.get("execution", "")),
     )
