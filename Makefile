@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy log restore \
-        suffix reprotect switchover pause resume history cycles fences local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
+        suffix reprotect switchover exercise pause resume history cycles fences local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
         rehearse-time clean
 
 help: ## list the targets
@@ -111,6 +111,9 @@ reprotect: $(READY) ## make the lost standby again: make reprotect ENV_SUFFIX=de
 
 switchover: $(READY) ## change the roles as planned, losing nothing: make switchover ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment switchover --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+exercise: $(READY) ## hold a drill on a throw-away copy: make exercise ENV_SUFFIX=dev KIND=replica (restore, switchover, sweep; ABORT=yes)
+	@$(BIN)/python -m deployment exercise --suffix "$(ENV_SUFFIX)" $(if $(filter yes,$(ABORT)),--abort --reason "$(REASON)",--kind "$(KIND)") $(LOCAL)
 
 pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev MINUTES=30 REASON="patching"
 	@$(BIN)/python -m deployment pause --suffix "$(ENV_SUFFIX)" --minutes "$(MINUTES)" --reason "$(REASON)" $(LOCAL)
