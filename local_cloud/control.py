@@ -12,7 +12,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from local_cloud import functions_runtime, permission_record, schedules
+from local_cloud import api_faults, functions_runtime, permission_record, schedules
+from local_cloud.api_faults import ApiFault
 from local_cloud.fleet import Delays, Fault, FleetError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class ControlApi:
         elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self._answer(scope, receive, send)
         else:
-            await self._emulator(scope, receive, send)
+            await self._emulator(scope, receive, api_faults.breaking_off(send))
 
     def _watching_the_start(self, send: Send) -> Send:
         async def watch(message: MutableMapping[str, Any]) -> None:
@@ -121,6 +122,15 @@ class ControlApi:
                 return dataclasses.asdict(fault)
             case ["POST", "functions", name, "kill"]:
                 return {"killed": functions_runtime.kill(name)}
+            case ["GET", "api-faults"]:
+                return {"faults": api_faults.faults.shown()}
+            case ["POST", "api-faults"]:
+                api_fault = api_fault_from(_object(body))
+                api_faults.faults.begin(api_fault)
+                return dataclasses.asdict(api_fault)
+            case ["DELETE", "api-faults"]:
+                api_faults.faults.clear()
+                return {"faults": []}
             case ["PUT", "clock"]:
                 return {"now": schedules.advance(seconds_from(_object(body)))}
             case ["GET", "permissions"]:
@@ -160,6 +170,23 @@ def fault_from(request: dict[str, Any]) -> Fault:
     if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
         raise ControlError(400, "delay_ms is a whole number of milliseconds, 0 or more")
     return Fault(kind=kind, delay_ms=delay, scope=origin)
+
+
+def api_fault_from(request: dict[str, Any]) -> ApiFault:
+    """Return the fault of calls a request describes: `kind`, patterns `role`, `action` and `resource` (any without),
+    `times` (1 without), `skip` and `after_ms` (0 without)."""
+    if request.get("kind") not in api_faults.KINDS:
+        raise ControlError(400, f"kind is one of {', '.join(api_faults.KINDS)}")
+    for name, value in request.items():
+        if name not in {field.name for field in dataclasses.fields(ApiFault)}:
+            raise ControlError(400, f"{name} is no part of a fault of calls")
+        if name in ("role", "action", "resource") and not isinstance(value, str):
+            raise ControlError(400, f"{name} is a pattern of text")
+        if name in ("times", "skip", "after_ms") and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ControlError(400, f"{name} is a whole number, 0 or more")
+        if isinstance(value, int) and value < 0:
+            raise ControlError(400, f"{name} is a whole number, 0 or more")
+    return ApiFault(**request)
 
 
 def _object(body: bytes) -> dict[str, Any]:
