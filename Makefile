@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy log restore \
-        suffix reprotect switchover pause resume history cycles fences local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
+        suffix reprotect switchover pause resume history cycles fences soak faults local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
         rehearse-time clean
 
 help: ## list the targets
@@ -43,6 +43,12 @@ cycles: $(READY) ## ten times in a row: failover, reprotect, switchover, reprote
 
 fences: $(READY) ## the primary is cut off or hangs and comes back at any moment of the failover (ROUNDS=n, SEED=n)
 	@$(BIN)/python -m drills --partitions $(or $(ROUNDS),10) --seed $(or $(SEED),1)
+
+soak: $(READY) ## seeded random faults, load and operator's orders, and what must hold after each (SEEDS=n, FROM=n)
+	@$(BIN)/python -m drills.soak --seeds $(or $(SEEDS),300) --first $(or $(FROM),1)
+
+faults: $(READY) ## a failover for each call of each state that is throttled, unanswered or killed (STATE=name)
+	@$(BIN)/python -m drills.soak --steps "$(STATE)"
 
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
