@@ -16,9 +16,7 @@ ONCE_MORE := --reruns 1 --reruns-delay 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege assessment benchmarks tests
 
-.PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy log restore \
-        suffix reprotect switchover pause resume history cycles fences local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
-        rehearse-time oscal compliance costs settings-reference clean
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -43,6 +41,12 @@ cycles: $(READY) ## ten times in a row: failover, reprotect, switchover, reprote
 
 fences: $(READY) ## the primary is cut off or hangs and comes back at any moment of the failover (ROUNDS=n, SEED=n)
 	@$(BIN)/python -m drills --partitions $(or $(ROUNDS),10) --seed $(or $(SEED),1)
+
+soak: $(READY) ## seeded random faults, load and operator's orders, and what must hold after each (SEEDS=n, FROM=n)
+	@$(BIN)/python -m drills.soak --seeds $(or $(SEEDS),300) --first $(or $(FROM),1)
+
+faults: $(READY) ## a failover for each call of each state that is throttled, unanswered or killed (STATE=name)
+	@$(BIN)/python -m drills.soak --steps "$(STATE)"
 
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
@@ -124,6 +128,9 @@ reprotect: $(READY) ## make the lost standby again: make reprotect ENV_SUFFIX=de
 
 switchover: $(READY) ## change the roles as planned, losing nothing: make switchover ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment switchover --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+exercise: $(READY) ## hold a drill on a throw-away copy: make exercise ENV_SUFFIX=dev KIND=replica (restore, switchover, sweep; ABORT=yes)
+	@$(BIN)/python -m deployment exercise --suffix "$(ENV_SUFFIX)" $(if $(filter yes,$(ABORT)),--abort --reason "$(REASON)",--kind "$(KIND)") $(LOCAL)
 
 pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev MINUTES=30 REASON="patching"
 	@$(BIN)/python -m deployment pause --suffix "$(ENV_SUFFIX)" --minutes "$(MINUTES)" --reason "$(REASON)" $(LOCAL)

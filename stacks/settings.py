@@ -128,6 +128,13 @@ class Settings(BaseSettings):
     auto_reprotect: bool = Field(
         default=True, description="Make the standby again by itself after a failover; else `make reprotect` does"
     )
+    drill_days: int = Field(
+        default=30,
+        ge=0,
+        le=365,
+        description="Every so many days a throw-away replica is promoted, and a backup restored, as a drill; "
+        "0: only when asked for",
+    )
     rto_seconds: int = Field(default=900, ge=60, le=900, description="Recovery time objective, s")
     rpo_seconds: int = Field(default=3600, ge=60, le=3600, description="Recovery point objective, s")
     project: str = Field(default="citizens-disaster-recovery", description="Tag Project")
