@@ -1,8 +1,9 @@
 """The whole of the log under a main user as RDS gives it: CREATEDB, CREATEROLE, rds_superuser, and no superuser.
 
-Two statements are PostgreSQL's superusers' alone, and RDS lets its main user: CREATE EVENT TRIGGER and CREATE PUBLICATION
-… FOR ALL TABLES. Each of them, and nothing else, is run here with the attribute. Two things that RDS gives by membership
-PostgreSQL asks other rights for: REPLICATION for rds_replication, SET on session_replication_role for rds_superuser.
+Two statements are PostgreSQL's superusers' alone, and RDS lets its main user: CREATE EVENT TRIGGER and CREATE
+PUBLICATION … FOR ALL TABLES. Each of them, and nothing else, is run here with the attribute. Two things that RDS gives
+by membership PostgreSQL asks other rights for: REPLICATION for rds_replication, SET on session_replication_role for
+rds_superuser.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def server() -> Iterator[Server]:
         cluster.start()
         # As the RDS user guide gives it ("Understanding the rds_superuser role")
         cluster.execute(
-            "CREATE ROLE main_user LOGIN NOSUPERUSER INHERIT CREATEDB CREATEROLE REPLICATION PASSWORD 'Correct-Horse-18'"
+            "CREATE ROLE main_user LOGIN NOSUPERUSER INHERIT CREATEDB CREATEROLE REPLICATION "
+            "PASSWORD 'Correct-Horse-18'"
         )
         cluster.execute("GRANT rds_iam TO rds_superuser WITH ADMIN OPTION")
         cluster.execute("GRANT SET ON PARAMETER session_replication_role TO rds_superuser WITH GRANT OPTION")
