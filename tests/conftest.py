@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 DEPLOYED = (
     "test_drills_on_aws.py",
     "test_least_privilege.py",
+    "test_log_alarms.py",
     "test_preflight.py",
     "test_restore.py",
     "test_workflow.py",
