@@ -81,9 +81,10 @@ class Machine:
     def run(self, given: Mapping[str, Any], ask: Ask, now: float) -> Run:
         """Run from `now` (epoch seconds) to the end."""
         run, name, value = Run(), self._start, dict(given)
+        execution = {"Id": "arn:execution", "Name": "execution", "StartTime": iso(now)}
         while True:
             state = self._states[name]
-            states: dict[str, Any] = {"input": value, "context": {"Execution": {"Id": "arn:execution"}}}
+            states: dict[str, Any] = {"input": value, "context": {"Execution": execution}}
             entered, chosen = now, state
             match state["Type"]:
                 case "Task":

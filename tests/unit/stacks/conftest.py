@@ -12,7 +12,10 @@ import app
 from stacks.settings import Settings, load
 
 SUFFIX = "unit"
-NESTED = ("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Operations", "Observability")
+NESTED = (
+    *("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Operations", "Drills"),
+    "Observability",
+)
 # What holds data.
 STATEFUL = {
     *("AWS::RDS::DBInstance", "AWS::EFS::FileSystem", "AWS::DynamoDB::Table", "AWS::Backup::BackupVault"),
