@@ -96,6 +96,12 @@ def log_kept_days() -> float:
     return _number("LOG_KEPT_DAYS", 0)
 
 
+def promised_rto() -> float:
+    """The bound of the recovery time that was proved of the deployed machine, s."""
+    required("PROMISED_RTO_SECONDS")
+    return _number("PROMISED_RTO_SECONDS", 0)
+
+
 def log_folder() -> Path:
     """Where the transaction log's file system is mounted."""
     return Path(required("LOG_PATH"))

@@ -28,6 +28,7 @@ FUNCTIONS = (
     "rotation",
     "reprotect",
     "switchover",
+    "posture",
     "drill",
 )
 # Those that are not deployed when the transaction log is turned off.

@@ -86,12 +86,13 @@ def test_witnesses_archive_preparation_and_drills_run_by_schedules_under_roles_o
         f"citizens-log-care-{SUFFIX}": "rate(720 minutes)",
         f"citizens-rotation-{SUFFIX}": "rate(5 minutes)",
         f"citizens-drill-machine-{SUFFIX}": "cron(30 2 * * ? *)",
+        f"citizens-posture-{SUFFIX}": "rate(1 minute)",
     }
     assert json.loads(schedules[f"citizens-rotation-{SUFFIX}"]["Target"]["Input"]) == {
         "Step": "prepareDatabase",
         "time": "<aws.scheduler.scheduled-time>",
     }
-    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 6
+    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 7
     for each in schedules.values():
         assert each["FlexibleTimeWindow"] == {"Mode": "OFF"}
         assert "DeadLetterConfig" in each["Target"]
