@@ -107,6 +107,31 @@ def log_folder() -> Path:
     return Path(required("LOG_PATH"))
 
 
+@dataclass(frozen=True)
+class DrillSettings:
+    """The beginning of a drill's instance names and their tag, days between two drills of a kind (0: none), the seconds
+    granted to a promotion, and whether the log is rolled forward."""
+
+    prefix: str
+    tag: str
+    days: int
+    promotion_seconds: float
+    transaction_log: bool
+
+
+def drill_settings() -> DrillSettings:
+    """What a drill needs to know."""
+    for name in ("DRILL_DAYS", "PROMOTION_SECONDS"):
+        required(name)
+    return DrillSettings(
+        required("DRILL_PREFIX"),
+        required("DRILL_TAG"),
+        int(_number("DRILL_DAYS", 0)),
+        _number("PROMOTION_SECONDS", 0),
+        transaction_log(),
+    )
+
+
 def _number(name: str, usual: float) -> float:
     text = os.environ.get(name)
     try:

@@ -42,6 +42,11 @@ _EXECUTION_METRICS = {
     "ABORTED": "ExecutionsAborted",
     "TIMED_OUT": "ExecutionsTimedOut",
 }
+# Requests that make an instance from another one need the permission on both.
+_COPYING = {
+    "rds:CreateDBInstanceReadReplica": ("DBInstanceIdentifier", "SourceDBInstanceIdentifier"),
+    "rds:RestoreDBInstanceToPointInTime": ("TargetDBInstanceIdentifier", "SourceDBInstanceIdentifier"),
+}
 # Optimised integrations (`arn:aws:states:::<service>:<action>`): the error AWS raises where the role may not call.
 _OPTIMISED_DENIALS = {
     "lambda": "Lambda.AWSLambdaException",
@@ -312,16 +317,25 @@ def _authorise_request(
         return
     region, account = get_region(), get_account_id()
     resource = iam_actions.extract_resource_arn(service, method, path, headers, body, params, region, account)
-    if action == "rds:DescribeDBInstances" and resource == "*":
-        resource = f"arn:aws:rds:{region}:{account}:db:*"
+    resources = [
+        f"arn:aws:rds:{region}:{account}:db:{_last(params[field])}"
+        for field in _COPYING.get(action, ())
+        if params.get(field)
+    ]
     context = dict(iam_actions.request_tag_context(service, action, body, params))
     if service == "dynamodb":
         context |= iam_actions.dynamodb_service_context(body)
-    denial = permissions.role_denial(session, action, resource, service=service, context=context)
-    if denial:
-        name = {"ec2": "UnauthorizedOperation", "sns": "AuthorizationError"}.get(service, "AccessDeniedException")
-        text = f"{denial} (Service: {_sdk_prefix(sdk_service)}, Status Code: 403)"
-        raise stepfunctions._ExecutionError(sdk_error_name(sdk_service, name), text)
+    for each in resources or [resource]:
+        denial = permissions.role_denial(session, action, each, service=service, context=context)
+        if denial:
+            name = {"ec2": "UnauthorizedOperation", "sns": "AuthorizationError"}.get(service, "AccessDeniedException")
+            text = f"{denial} (Service: {_sdk_prefix(sdk_service)}, Status Code: 403)"
+            raise stepfunctions._ExecutionError(sdk_error_name(sdk_service, name), text)
+
+
+def _last(value: Any) -> str:
+    """The identifier of an instance that a request names by it or by its ARN."""
+    return str(value[0] if isinstance(value, list) else value).rpartition(":")[2]
 
 
 # Names

@@ -481,7 +481,7 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     *(
         Exercise(f"a failed run of {name} is kept in the queue", f"citizens-{name}", _dead_letter(name))
-        for name in (*FUNCTIONS_OF_SCHEDULES, "rotation", "posture")
+        for name in (*FUNCTIONS_OF_SCHEDULES, "rotation", "log-care", "posture")
     ),
     Exercise("the reprotect of a healthy pair has nothing to do", "citizens-reprotect", operations.plan),
     Exercise("a switchover may begin and its standby is asked", "citizens-switchover", operations.questions),

@@ -151,12 +151,14 @@ def letting_in(member: str, *, done: State, given_up: State, trouble: Sequence[S
 
 @dataclass(frozen=True)
 class Ending:
-    """What the end of an operation refers to: its kind, the environment's suffix, the table's name, the topic."""
+    """What the end of an operation refers to: its kind, the environment's suffix, the table's name, the topic, and the
+    record by which it keeps others off."""
 
     kind: str
     suffix: str
     table_name: str
     topic_arn: str
+    claim: str = "operation"
 
     def states(self, finished: Sequence[str], *, told: str = "Close", closed: str = "End") -> dict[str, State]:
         """Record → Notify → `told` … Close → `closed` … End → Done, or Failed unless the outcome is `finished`."""
@@ -201,7 +203,7 @@ class Ending:
                 "arn:aws:states:::dynamodb:deleteItem",
                 {
                     "TableName": self.table_name,
-                    "Key": {"id": {"S": "operation"}},
+                    "Key": {"id": {"S": self.claim}},
                     "ConditionExpression": "#execution = :execution",
                     "ExpressionAttributeNames": {"#execution": "execution"},
                     "ExpressionAttributeValues": {":execution": {"S": "{% $execution %}"}},
