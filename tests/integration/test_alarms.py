@@ -24,6 +24,8 @@ from botocore.exceptions import ClientError
 from deployment.operations import Operations
 from drills.scenarios import post
 from privilege.site import Site
+from recovery import drill
+from recovery.table import RecoveryTable
 from stacks.alarms import EVERY_MINUTE
 from stacks.names import deployed_functions
 from tests.integration.conftest import Deployed, eventually
@@ -40,6 +42,7 @@ MACHINES = {
     "machine": ("FailoverStateMachineArn", "arbiter"),
     "reprotect-machine": ("ReprotectStateMachineArn", "reprotect"),
     "switchover-machine": ("SwitchoverStateMachineArn", "switchover"),
+    "drill-machine": ("DrillStateMachineArn", "drill"),
 }
 SHOWN_ELSEWHERE: Mapping[str, str] = {
     "rotation-failed": "test_workflow.py::test_no_rotation_runs_during_an_incident_and_an_alarm_says_that_it_failed",
@@ -214,8 +217,8 @@ def test_a_function_that_fails_or_may_not_run_is_an_alarm_as_is_what_was_given_u
         panel.each(13, MINUTE, lambda: is_refused(impatient, site, "archive"))
         panel.fires("archive-throttles")
     site.client("lambda").delete_function_event_invoke_config(FunctionName=site.function("probe"))
-    # What the schedules began meanwhile and Lambda has tried again in vain is given up in a while
-    panel.each(3, MINUTE)
+    # At once: minute by minute the schedules would begin more runs than may run together
+    panel.next_period(2 * QUARTER)
     panel.clears(*(f"{name}-{what}" for name in FUNCTIONS for what in ("errors", "throttles")))
 
     def emptied() -> bool:
@@ -245,7 +248,8 @@ def test_a_machine_that_begins_fails_is_cut_off_or_stopped_is_an_alarm(panel: Pa
     site = panel.site
     machines = site.client("stepfunctions")
     order = {"incident": "alarm-test", "id": "alarm-test", "epoch": -1, "witness": "a", "automatic": False}
-    given = json.dumps({**order, "forensics": False, "by": "test", "started_at": "2027-01-15T08:00:00Z"})
+    more = {"forensics": False, "by": "test", "started_at": "2027-01-15T08:00:00Z", "ask": "sweep"}
+    given = json.dumps({**order, **more})
 
     def start(machine: str, text: str) -> str:
         return str(machines.start_execution(stateMachineArn=machine, input=text)["executionArn"])
@@ -507,19 +511,35 @@ def test_a_standby_that_is_lost_is_an_alarm_until_it_was_made_again(
     panel.clears(*names)
 
 
-def test_a_drill_that_nobody_has_done_for_too_long_is_an_alarm(panel: Panel) -> None:
-    cloudwatch = panel.site.client("cloudwatch")
-    overdue = alarm(panel, "drill-overdue")["Threshold"] + 1
+def test_a_drill_that_has_not_passed_for_too_long_is_an_alarm(panel: Panel) -> None:
+    """Drills were held and did not pass; every night the drill machine says how long ago one did."""
+    site = panel.site
+    table = RecoveryTable(site.client("dynamodb"), site.outputs["RecoveryTableName"])
+    machines, now = site.client("stepfunctions"), time.time()
+    long_ago = now - (alarm(panel, "drill-overdue")["Threshold"] + 1) * DAY
+    held = {"since": long_ago, "replica_at": now, "restore_at": now}
+    before = table.get(drill.LEDGER)
 
-    def days_since(days: float) -> None:
-        point = {"MetricName": "DaysSinceDrill", "Value": days, "Unit": "None"}
-        dimensions = [{"Name": "Suffix", "Value": panel.site.suffix}]
-        cloudwatch.put_metric_data(Namespace="CitizensRecovery", MetricData=[{**point, "Dimensions": dimensions}])
+    def sweep() -> None:
+        given = json.dumps({"ask": "sweep", "by": "the test of alarms"})
+        machine = site.outputs["DrillStateMachineArn"]
+        execution = machines.start_execution(stateMachineArn=machine, input=given)["executionArn"]
 
-    panel.each(2, DAY, lambda: days_since(overdue))
-    panel.fires("drill-overdue")
-    panel.each(1, DAY, lambda: days_since(0))
-    panel.clears("drill-overdue")
+        def ended() -> bool:
+            return bool(machines.describe_execution(executionArn=execution)["status"] != "RUNNING")
+
+        eventually(ended, 30, "the sweep")
+
+    table.put(drill.LEDGER, held)
+    try:
+        panel.each(2, DAY, sweep)
+        panel.fires("drill-overdue")
+        table.put(drill.LEDGER, {**held, "replica_passed_at": now, "restore_passed_at": now})
+        panel.each(1, DAY, sweep)
+        panel.clears("drill-overdue")
+    finally:
+        if before is not None:
+            table.put(drill.LEDGER, {name: value for name, value in before.items() if name != "id"})
 
 
 def test_every_deployed_alarm_has_fired_and_cleared(panel: Panel) -> None:
