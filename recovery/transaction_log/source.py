@@ -71,7 +71,8 @@ EXECUTE FUNCTION recovery.give_identity()"""
 """CREATE SCHEMA may hold a CREATE TABLE, which fires nothing of its own."""
 
 _HAS_TRIGGER = """
-SELECT 1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'recovery_give_identity' AND 'CREATE SCHEMA' = ANY (evttags)"""
+SELECT 1 FROM pg_catalog.pg_event_trigger
+WHERE evtname = 'recovery_give_identity' AND 'CREATE SCHEMA' = ANY (evttags)"""
 
 
 class LogWouldHurt(Exception):

@@ -51,10 +51,10 @@ SHOWN_ELSEWHERE: Mapping[str, str] = {
     "superseded-password": (
         "test_workflow.py::test_a_password_that_was_superseded_is_an_alarm_when_it_is_used_again_and_again"
     ),
-    **{
-        name: f"test_log_alarms.py::{_STANDS_STILL}"
-        for name in ("log-lag", "slot-lag-1", "slot-lag-2", "transaction-logs-1", "transaction-logs-2")
-    },
+    **dict.fromkeys(
+        ("log-lag", "slot-lag-1", "slot-lag-2", "transaction-logs-1", "transaction-logs-2"),
+        f"test_log_alarms.py::{_STANDS_STILL}",
+    ),
     "log-lag-bytes": "test_log_alarms.py::test_an_archive_that_does_not_keep_up_is_an_alarm",
     "log-gap": "test_log_alarms.py::test_a_slot_that_is_gone_is_an_alarm_once_and_the_log_goes_on",
     "log-verdict": "test_log_alarms.py::test_a_segment_that_was_changed_is_an_alarm_until_it_is_brought_back",
