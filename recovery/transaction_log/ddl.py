@@ -314,7 +314,7 @@ class Replay:
         unlogged = "UNLOGGED " if ddl.table["unlogged"] else ""
         run(f"CREATE {unlogged}TABLE {name} ({listed}) USING {_quoted(ddl.table['method'])}{options}")
 
-    def _as(self, ddl: Ddl, act: Callable[[Callable[[str], object]], None]) -> None:
+    def _as(self, ddl: Ddl, act: Callable[[Callable[[str], object]], object]) -> None:
         """Act as the role and with the settings that the statement ran with, and put them back.
 
         On RDS nobody can be the main user but itself: its DDL is run by a function of its (`recovery.run_ddl`).
