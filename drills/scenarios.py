@@ -387,8 +387,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "failover-of-the-failover",
-            "The primary is lost, and then the failover itself fails: of each of its steps once a function dies or an "
-            "answer gets lost. The standby takes over all the same, once.",
+            "The primary is lost, and each step of the failover fails once. The standby takes over all the same.",
             _break_the_failover,
             "promoted",
         ),

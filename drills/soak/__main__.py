@@ -47,9 +47,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--seeds", type=int, default=300, help="how many seeds")
     parser.add_argument("--first", type=int, default=1, help="the first of them; with --seeds 1 one seed again")
     parser.add_argument("--show", action="store_true", help="only print the schedules")
-    parser.add_argument(
-        "--virtual", action="store_true", help="live through the seeds in virtual time"
-    )
+    parser.add_argument("--virtual", action="store_true", help="live through the seeds in virtual time")
     parser.add_argument("--steps", nargs="?", const="", help="instead: each call of each state (or of this one) fails")
     chosen = parser.parse_args(arguments)
     if chosen.seeds < 1:

@@ -250,10 +250,11 @@ class Course:
             name = f"citizens-{how}-{self._suffix}"
             self.account.client("lambda").invoke(FunctionName=name, InvocationType="Event")
             return ""
-        lease, epoch = incident.read_lease(self._table), roles.known(self._table).epoch
+        lease = incident.read_lease(self._table) if how == "repeat" else None
         if how == "repeat" and lease is None:
             return "nothing to repeat"
-        name = lease.incident if lease is not None and how == "repeat" else incident.new_incident(time.time())
+        name = lease.incident if lease is not None else incident.new_incident(time.time())
+        epoch = lease.epoch if lease is not None else roles.known(self._table).epoch
         given = {"incident": name, "epoch": epoch, "witness": "a", "started_at": iso(time.time())}
         self.account.client("stepfunctions").start_execution(
             stateMachineArn=self.outputs["FailoverStateMachineArn"], name=f"{epoch}-{name}", input=json.dumps(given)

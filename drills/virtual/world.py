@@ -248,8 +248,9 @@ class World:
 
     def trigger(self, *, again: bool) -> None:
         """A start of the failover machine that nobody suspected anything for, or one that there was already."""
-        lease, epoch = incident.read_lease(self.table), roles.known(self.table).epoch
-        name = lease.incident if lease is not None and again else self._incident()
+        lease = incident.read_lease(self.table) if again else None
+        name = lease.incident if lease is not None else self._incident()
+        epoch = lease.epoch if lease is not None else roles.known(self.table).epoch
         given = {"incident": name, "epoch": epoch, "witness": "a", "started_at": iso(self.now)}
         try:
             self.start(FAILOVER_ARN, f"{epoch}-{name}", given)
