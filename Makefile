@@ -138,6 +138,9 @@ pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev 
 resume: $(READY) ## let the system act again: make resume ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment resume --suffix "$(ENV_SUFFIX)" $(LOCAL)
 
+override: $(READY) ## accept a loss so that a refused failover goes on: make override ENV_SUFFIX=dev ACCEPTS=lag,fence REASON="…" (MINUTES=60)
+	@$(BIN)/python -m deployment override --suffix "$(ENV_SUFFIX)" --accepts "$(ACCEPTS)" --reason "$(REASON)" $(if $(MINUTES),--minutes "$(MINUTES)") $(LOCAL)
+
 history: $(READY) ## incidents and operations, newest first: make history ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment history --suffix "$(ENV_SUFFIX)" $(LOCAL)
 
