@@ -174,9 +174,8 @@ class PatroniPair:
 
     def lose(self, node: Node) -> None:
         """Kill the agent, then at once every process of its PostgreSQL, and remove the data."""
-        agent = self._running[node.name]
-        victims = [each.pid for each in working_below([node.data])]
-        for pid in (agent.pid, *victims):
+        agent = self._running.pop(node.name)
+        for pid in (agent.pid, *(each.pid for each in working_below([node.data]))):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         while left := list(working_below([node.data])):
@@ -227,12 +226,11 @@ class PatroniPair:
     def _until(self, holds: Callable[[Mapping[str, Any]], bool], what: str) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while not holds(found := self._cluster()):
-            ended = [name for name, process in self._running.items() if name == "etcd" and process.poll() is not None]
+            ended = [name for name, process in self._running.items() if process.poll() is not None]
             if ended or time.monotonic() > deadline:
+                why = f"{' and '.join(ended)} ended" if ended else f"waited {READY_SECONDS:.0f} s"
                 said = "".join(_last_words(node.folder / "log") for node in self.nodes)
-                raise Problem(
-                    f"Patroni did not come to {what} within {READY_SECONDS:.0f} s: {found or 'no answer'}{said}"
-                )
+                raise Problem(f"Patroni did not come to {what} ({why}): {found or 'no answer'}{said}")
             time.sleep(0.2)
 
 
