@@ -52,15 +52,17 @@ class Ledger:
 
     A writer whose transaction fails drops its connection and comes back with the *next* number after `pause` seconds:
     a number
-    is never written twice, so a row that is there without an acknowledgement is not counted as one, and none is
+    (from `first` on) is never written twice, so a row that is there without an acknowledgement is not counted as one, and none is
     counted double.
     """
 
-    def __init__(self, connect: Connect, *, writers: int = 8, pause: float = 0.1, interval: float = 0.04) -> None:
+    def __init__(
+        self, connect: Connect, *, writers: int = 8, pause: float = 0.1, interval: float = 0.04, first: int = 1
+    ) -> None:
         self._connect = connect
         self._pause = pause
         self._interval = interval
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first)
         self._attempts: list[Attempt] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()

@@ -45,8 +45,12 @@ CERTIFICATE_DAYS = 90
 AUTHORITY_DAYS = 365
 # NIST SP 800-53 CP-4 as FedRAMP Moderate sets it: the plan is tested at least yearly.
 DRILL_DAYS = 365
-# A drill that could not run (an incident, a pause) is tried again the day after, and measured daily.
+# A drill that could not run (an incident, a pause) is tried again the night after, and counted every night.
 DRILL_GRACE_DAYS = 2
+DRILL = "drill"
+# What an operation that was cut short may have left.
+LEFT_BEHIND_USUALLY = "there may be no standby, or nobody let in"
+LEFT_BEHIND: Mapping[str, str] = {DRILL: "its copy may cost until the next night's sweep; no member was touched"}
 QUARTER = 900
 
 
@@ -427,8 +431,8 @@ def _operations(watched: Watched) -> Iterator[Alarm]:
                 name=f"{operation}-machine-{ending}",
                 metric=_executions(arn, _ENDED[ending]),
                 threshold=0,
-                severity=Severity.CRITICAL,
-                meaning=f"A {operation} has ended as {ending}: there may be no standby, or nobody let in",
+                severity=Severity.WARNING if operation == DRILL else Severity.CRITICAL,
+                meaning=f"A {operation} has ended as {ending}: " + LEFT_BEHIND.get(operation, LEFT_BEHIND_USUALLY),
                 action="`history --steps` tells how far it came; give the same command again, which goes on from there",
                 runbook="operation-failed",
             )

@@ -88,6 +88,7 @@ class DisasterRecovery(Stack):
             database=database,
             failover=failover,
             operations=operations,
+            drills=drills,
         ).props
 
         members = database.members

@@ -15,6 +15,7 @@ from recovery import promise
 from stacks import schedule
 from stacks.alarms import Alarm, Composite, Filter, Watched, alarms, composites, filters
 from stacks.database import DatabaseProps
+from stacks.drills import DrillsProps
 from stacks.failover import FailoverProps
 from stacks.failover_machine import definition
 from stacks.function import FunctionSpec, function, put_metrics, use_table
@@ -49,6 +50,7 @@ class Observability(CitizensStack):
         database: DatabaseProps,
         failover: FailoverProps,
         operations: OperationsProps,
+        drills: DrillsProps,
     ) -> None:
         super().__init__(scope, construct_id, settings=settings)
         self._topic_arn = security.alert_topic_arn
@@ -58,7 +60,8 @@ class Observability(CitizensStack):
             settings=settings,
             state_machine_arn=failover.state_machine_arn,
             dead_letters_name=security.dead_letters_name,
-            operations=operations.machines,
+            operations={**operations.machines, "drill": drills.machine_arn},
+            drill_days=settings.drill_days or None,
         )
         for each in filters(watched, database.log_groups):
             self._filter(each, watched.filtered_namespace)

@@ -10,8 +10,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 # The files whose tests use the one deployed system, the last of which loses its primary and destroys it.
 DEPLOYED = (
+    "test_alarms.py",
     "test_drills_on_aws.py",
     "test_least_privilege.py",
+    "test_log_alarms.py",
     "test_preflight.py",
     "test_restore.py",
     "test_workflow.py",

@@ -194,7 +194,8 @@ class Course:
             case "process":
                 self._post(f"functions/citizens-{act.whom}-{self._suffix}/kill")
             case "calls":
-                self._post("api-faults", {**act.how, "role": f"*citizens-{act.whom}-{self._suffix}*"})
+                role = "failover" if act.whom == "failover-machine" else act.whom
+                self._post("api-faults", {**act.how, "role": f"citizens-{role}-{self._suffix}"})
             case "reboot":
                 self._account.client("rds").reboot_db_instance(DBInstanceIdentifier=victim, ForceFailover=True)
             case "trigger":

@@ -111,9 +111,10 @@ class Machine:
     ) -> Generator[Request, Answer | TaskFailed | None, Run]:
         """An execution that stops at each request until it is sent the answer: others may go on meanwhile."""
         run, name, value = Run(), self._start, dict(given)
+        execution = {"Id": identity, "Name": "execution", "StartTime": iso(now)}
         while True:
             state = self._states[name]
-            states: dict[str, Any] = {"input": value, "context": {"Execution": {"Id": identity}}}
+            states: dict[str, Any] = {"input": value, "context": {"Execution": execution}}
             entered, chosen = now, state
             match state["Type"]:
                 case "Task":

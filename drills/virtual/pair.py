@@ -38,6 +38,9 @@ class Member:
     delay_ms: int = 0
     ingress: set[str] = field(default_factory=lambda: set(SIDES))
     generation: int = 0
+    """Grows when connections end."""
+    lost: bool = False
+    """For good, whether RDS has noticed or not."""
     heard_at: float = 0.0
     settings: dict[str, object] = field(default_factory=dict)
 
@@ -152,6 +155,7 @@ class Pair:
         """For good."""
         member = self.members[name]
         member.alive = False
+        member.lost = True
         member.restart()
         if status == "failed":
             member.rows = []

@@ -44,12 +44,12 @@ STATES_OF_ACTIONS: Mapping[str, tuple[str, ...]] = {
 class VirtualSeed:
     """One schedule in a world of its own."""
 
-    def __init__(self, machines: Machines, schedule: Schedule) -> None:
+    def __init__(self, machines: Machines, schedule: Schedule, pace: Pace | None = None) -> None:
         self._schedule = schedule
         self._chance = random.Random(f"world {schedule.seed}")  # noqa: S311 - a seed, no secret
         names = tuple(machines.failover["States"]["Begin"]["Assign"]["groups"])
         assert len(names) == 2
-        pace = Pace(
+        pace = pace or Pace(
             promotion=self._chance.uniform(120, 480),
             failover=self._chance.uniform(60, 120),
             failed_after=self._chance.uniform(5, 120),

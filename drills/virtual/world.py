@@ -184,10 +184,10 @@ class World:
     def lose(self, name: str, *, full: bool = False) -> None:
         """For good; RDS says so after a while, or at once when the storage is full."""
         self.pair.lose(name, "storage-full" if full else "failed")
-        member, generation = self.pair.members[name], self.pair.members[name].generation
+        member = self.pair.members[name]
 
         def tell() -> None:
-            if member.exists and member.generation == generation:
+            if member.exists:
                 member.status = "storage-full" if full else "failed"
                 self.pair.tell(self.now, name, "DB instance put into failed state.", FAILURE)
 
@@ -196,16 +196,15 @@ class World:
     def fail_over(self, name: str, *, told: bool = True) -> None:
         """To the Multi-AZ copy, which loses nothing."""
         member = self.pair.members[name]
-        if not member.alive or not member.exists:
+        if not member.alive or not member.exists or member.lost:
             return
         member.alive = False
         member.restart()
-        generation = member.generation
         if told:
             self.pair.tell(self.now, name, "Multi-AZ instance failover started.", FAILOVER)
 
         def back() -> None:
-            if member.exists and member.generation == generation and member.status not in ("deleting", "storage-full"):
+            if member.exists and not member.lost and member.status not in ("deleting", "storage-full"):
                 member.alive, member.frozen = True, False
                 member.status = "available" if member.status == "rebooting" else member.status
                 self.pair.tell(self.now, name, "Multi-AZ instance failover completed.", FAILOVER)
@@ -397,16 +396,15 @@ class World:
         if not member.recovering:
             raise TaskFailed("Rds.InvalidDbInstanceStateException", f"{member.name} is not a read replica")
         self.pair.promotions.append((self.now, member.name))
-        generation = member.generation
 
         def begin() -> None:
-            if member.exists and member.generation == generation and member.status == "available":
+            if member.exists and member.status == "available":
                 member.status = "modifying"
 
         def done() -> None:
-            if member.exists and not member.alive and member.status in ("modifying", "available"):
+            if member.exists and not member.alive and not member.lost and member.status in ("modifying", "available"):
                 self.at(self.now + 5, done)
-            elif member.exists and member.status in ("modifying", "available"):
+            elif member.exists and not member.lost and member.status in ("modifying", "available"):
                 member.replica_of, member.status = None, "available"
                 member.restart()
 
@@ -419,10 +417,9 @@ class World:
             return
         member.status, member.alive = "rebooting", False
         member.restart()
-        generation = member.generation
 
         def back() -> None:
-            if member.exists and member.generation == generation:
+            if member.exists and not member.lost and member.status == "rebooting":
                 member.status, member.alive, member.frozen = "available", True, False
 
         self.at(self.now + self.pace.reboot, back)
