@@ -188,14 +188,16 @@ def measured(system: System, wait: float) -> Run:
     """Lose a system's primary under load, `wait` seconds after it is ready. Raises Problem if nothing was measured."""
     system.await_ready()
     ledger = Ledger(system.connect)
-    ledger.create_table()
-    ledger.empty_table()
-    ledger.start()
     try:
+        ledger.create_table()
+        ledger.empty_table()
+        ledger.start()
         time.sleep(LOAD_SECONDS + wait)
         failed_at = time.time()
         system.lose()
         measurement = _watch(ledger, failed_at)
+    except psycopg.Error as error:
+        raise Problem(f"{system.name} could not be asked before or after the loss: {error}") from error
     finally:
         ledger.stop()
     missing, seconds, resolution = (
