@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import failover
 from benchmarks.failover import OURS, PATRONI_DEFAULT, PATRONI_TUNED, Run, described, keep, kept, results
 from benchmarks.patroni import (
     DEFAULT,
@@ -23,6 +22,7 @@ from benchmarks.patroni import (
     is_protected,
     leader_of,
 )
+from deployment.cdk import ROOT
 from deployment.problem import Problem
 
 RUN = Run(OURS, "probe interval 2 s", 9.0, 0.2, 100, 1)
@@ -128,6 +128,6 @@ def test_ports_are_free_and_different() -> None:
 
 
 def test_what_is_not_installed_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.patroni.PROGRAMS", failover.ROOT / "build" / "nowhere")
+    monkeypatch.setattr("benchmarks.patroni.PROGRAMS", ROOT / "build" / "nowhere")
     with pytest.raises(Problem, match="run make bench-failover, which installs it"):
         PatroniPair(tmp_path, DEFAULT)
