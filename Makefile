@@ -14,6 +14,9 @@ WORKERS ?= 2
 ONCE_MORE := --reruns 1 --reruns-delay 2
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Patroni and etcd, for the benchmark. As root, PostgreSQL and so Patroni run as nobody, who may not reach a Python below /root.
+PATRONI := build/patroni
+PATRONI_PYTHON ?= $(if $(filter 0,$(shell id -u)),$(firstword $(wildcard /usr/bin/python3) $(PYTHON)),$(PYTHON))
 PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege assessment benchmarks tests
 
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
@@ -86,6 +89,17 @@ soak-log: $(READY) ## kill the archive 500 times, and pass a transaction of 1 GB
 bench: $(READY) ## benchmarks: a table and reports/bench.json
 	@$(BIN)/python -m benchmarks
 
+bench-failover: $(READY) $(PATRONI)/.ready ## failover beside Patroni's (RUNS=n alternations; ADD=yes adds to those measured before)
+	@$(BIN)/python -m benchmarks --only failover --runs $(or $(RUNS),10) $(if $(filter yes,$(ADD)),,--anew)
+
+$(PATRONI)/.ready: benchmarks/patroni.txt
+	@rm -rf $(PATRONI) && mkdir -p $(PATRONI)/package
+	@$(PATRONI_PYTHON) -m venv $(PATRONI)/venv
+	@$(PATRONI)/venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@cd $(PATRONI)/package && apt-get -qq -o APT::Sandbox::User=root download etcd-server && dpkg-deb -x etcd-server_*.deb ../etcd \
+	  || { echo "etcd is missing: Debian's package etcd-server could not be downloaded; run apt-get update and try again."; exit 1; }
+	@touch $@
+
 oscal: $(READY) ## what implements which control, as OSCAL: reports/oscal/component-definition.json (PROTECT=false: unprotected)
 	@PROTECT=$(or $(PROTECT),true) $(BIN)/python -m assessment oscal --suffix "$(or $(ENV_SUFFIX),prod)"
 
@@ -137,6 +151,9 @@ pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev 
 
 resume: $(READY) ## let the system act again: make resume ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment resume --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+override: $(READY) ## accept a loss so that a refused failover goes on: make override ENV_SUFFIX=dev ACCEPTS=lag,fence REASON="…" (MINUTES=60)
+	@$(BIN)/python -m deployment override --suffix "$(ENV_SUFFIX)" --accepts "$(ACCEPTS)" --reason "$(REASON)" $(if $(MINUTES),--minutes "$(MINUTES)") $(LOCAL)
 
 history: $(READY) ## incidents and operations, newest first: make history ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment history --suffix "$(ENV_SUFFIX)" $(LOCAL)

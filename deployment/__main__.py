@@ -34,6 +34,8 @@ from stacks.settings import Settings, SettingsError
 SHOWN = 50
 """Transactions after a restore's stop that a person is shown."""
 PROTECTION_SECONDS = 12 * 3600.0
+OVERRIDE_MINUTES = 60.0
+"""As long as an operator's word holds when it does not say how long."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Command:
     yes: str | None = None
     reason: str = ""
     minutes: float | None = None
+    accepts: frozenset[str] = frozenset()
+    withdraw: bool = False
     steps: bool = False
     since: str | None = None
     before: str | None = None
@@ -276,6 +280,18 @@ def resume(command: Command) -> None:
     print("The system acts again" if operations(command).resume() else "The system was not paused")
 
 
+def accept_loss(command: Command) -> None:
+    """Let a failover of a suffix happen although something may be lost, for a while, or withdraw that."""
+    chosen = operations(command)
+    if command.withdraw:
+        print("Nothing is accepted any more" if chosen.withdraw_override() else "Nothing was accepted")
+        return
+    order = (command.accepts, command.reason, 60 * (OVERRIDE_MINUTES if command.minutes is None else command.minutes))
+    confirm_operation(chosen.preview_of_override(*order), command.suffix, command.yes, input, "override")
+    found = chosen.override(*order)
+    print(f"{found.by} accepts {' and '.join(sorted(found.accepts))} until {clock.iso(found.until)}: {found.reason}")
+
+
 def show_history(command: Command) -> None:
     """Print every incident and operation of a suffix, newest first."""
     entries = operations(command).history()
@@ -308,6 +324,7 @@ COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "exercise": exercise,
     "pause": pause,
     "resume": resume,
+    "override": accept_loss,
     "history": show_history,
     "local-up": local_up,
     "local-down": local_down,
@@ -324,10 +341,12 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--json", action="store_true", help="preflight, history, log, restore: print JSON")
     parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
     parser.add_argument("--yes", metavar="SUFFIX", help="operations: the suffix again, instead of typing it")
-    parser.add_argument("--reason", default="", help="pause, exercise --abort: why")
+    parser.add_argument("--reason", default="", help="pause, override, exercise --abort: why")
     parser.add_argument("--kind", default="", help="exercise: replica, restore, switchover, or sweep")
     parser.add_argument("--abort", action="store_true", help="exercise: end the drill that runs, which cleans up")
-    parser.add_argument("--minutes", type=float, help="pause: for how long")
+    parser.add_argument("--minutes", type=float, help="pause, override: for how long")
+    parser.add_argument("--accepts", default="", help="override: what may be lost, lag or fence or both (lag,fence)")
+    parser.add_argument("--withdraw", action="store_true", help="override: accept nothing any more")
     parser.add_argument("--steps", action="store_true", help="history: each entry's timeline too")
     parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
     parser.add_argument("--since", metavar="TIME", help="log: transactions from this time on (UTC)")
@@ -348,6 +367,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         yes=chosen.yes,
         reason=chosen.reason,
         minutes=chosen.minutes,
+        accepts=frozenset(filter(None, (each.strip() for each in chosen.accepts.split(",")))),
+        withdraw=chosen.withdraw,
         steps=chosen.steps,
         since=chosen.since,
         before=chosen.before,

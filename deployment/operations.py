@@ -1,4 +1,4 @@
-"""An operator's commands over a deployed environment: reprotect, switchover, pause, resume, history.
+"""An operator's commands over a deployed environment: reprotect, switchover, pause, resume, override, history.
 
 What is decided is decided in `recovery`, by the same rules that the deployed machines follow; here it is shown before,
 confirmed, started and followed.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from botocore.exceptions import ClientError
 
 from deployment.account import Account
 from deployment.problem import Problem
-from recovery import history, incident, observation, operation, pause, rds, reprotection, roles, switchover
+from recovery import history, incident, observation, operation, override, pause, rds, reprotection, roles, switchover
 from recovery.clock import iso
 from recovery.observation import Observation
+from recovery.override import FENCE, LAG, Override, OverrideMalformed
 from recovery.pause import Pause, PauseRefused
 from recovery.roles import Roles, RolesUnknown
 from recovery.table import RecoveryTable
@@ -98,6 +99,40 @@ class Operations:
             f"Applications are kept out for some seconds; {known.primary} is then deleted and made again as a replica."
         )
 
+    def preview_of_override(self, accepts: Collection[str], reason: str, seconds: float) -> str:
+        """What an override says may be lost, in sentences, with what the witnesses know of it now. Raises Problem when
+        it does not say what, why and until when."""
+        known, now = self._roles(), time.time()
+        try:
+            override.proposed(accepts, reason, getpass.getuser(), seconds, now)
+        except OverrideMalformed as malformed:
+            raise Problem(str(malformed)) from malformed
+        said = [f"Primary {known.primary}, standby {known.standby}, epoch {known.epoch}; an override ends with it."]
+        if LAG in accepts:
+            said.append(
+                f"You accept that transactions which {known.standby} lacks are lost, however many: {self._lag(now)}. "
+                "The transaction log adds what it holds of them."
+            )
+        if FENCE in accepts:
+            said.append(
+                f"You accept that {known.primary} may go on taking writes which are lost afterwards, because nobody "
+                "could show that it is out of reach. Make sure by other means that no application reaches it."
+            )
+        for running in (override.active(self._table, now, known.epoch), pause.active(self._table, now)):
+            if isinstance(running, Override):
+                said.append(f"It replaces the override of {running.by}, {' and '.join(sorted(running.accepts))}.")
+            elif running is not None:
+                said.append(f"It acts in spite of the pause: the system is {running}.")
+        return "\n".join(said)
+
+    def _lag(self, now: float) -> str:
+        seen = [each for each in self._observations() if each.standby.lag_seconds is not None]
+        if not seen:
+            return "how far it is behind is not known"
+        worst = max(seen, key=lambda each: each.standby.lag_seconds or 0.0)
+        ago = max(0.0, now - worst.at)
+        return f"witness {worst.witness} saw it {worst.standby.lag_seconds:.1f} s behind {ago:.0f} s ago"
+
     # Doing it --------------------------------------------------------------------------------------------------------
 
     def reprotect(self) -> Started:
@@ -154,6 +189,20 @@ class Operations:
         """Let the system act again; whether it was paused."""
         self._roles()
         return pause.end(self._table, time.time())
+
+    def override(self, accepts: Collection[str], reason: str, seconds: float) -> Override:
+        """Accept a loss for so long, in the present epoch; the next incident, or round of one, decides with it. Raises
+        Problem when it does not say what, why and until when."""
+        epoch = self._roles().epoch
+        try:
+            return override.order(self._table, accepts, reason, getpass.getuser(), seconds, time.time(), epoch)
+        except OverrideMalformed as malformed:
+            raise Problem(str(malformed)) from malformed
+
+    def withdraw_override(self) -> bool:
+        """Accept no loss any more; whether any was accepted."""
+        self._roles()
+        return override.withdraw(self._table, time.time())
 
     def history(self) -> list[history.Entry]:
         """What has happened, newest first."""

@@ -276,8 +276,7 @@ class Course:
                     self._post(f"rds/{member}/{path}", body)
         with contextlib.suppress(Problem):
             self._operations.resume()
-        if override.active(self._table, time.time()) is not None:
-            self._table.put(override.OVERRIDE, {"accepts": [], "until": time.time()})
+        override.withdraw(self._table, time.time())
 
     def _call_off(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = post(f"{self._control}/api-faults", method="GET")["faults"]

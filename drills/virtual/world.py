@@ -535,7 +535,7 @@ class World:
     def _decided(self, given: Mapping[str, Any]) -> dict[str, Any]:
         known, lease = roles.known(self.table), incident.read_lease(self.table)
         holder = lease.incident if lease is not None else ""
-        accepted = override.parse(given["override"]) or override.active(self.table, self.now)
+        accepted = override.parse(given["override"]) or override.active(self.table, self.now, int(given["epoch"]))
         situation = Situation(
             now=self.now,
             epoch=int(given["epoch"]),

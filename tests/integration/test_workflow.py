@@ -27,8 +27,9 @@ from drills.cycles import INSTANT, Cycles
 from drills.ledger import Ledger
 from drills.rotation_load import rotate_under_load
 from drills.scenarios import post
-from recovery import history, incident
+from recovery import history, incident, override, roles
 from recovery.table import RecoveryTable
+from stacks.names import Names
 from stacks.settings import REGION
 from tests.integration.conftest import Deployed, eventually
 from tests.integration.test_drills_on_aws import copies
@@ -473,6 +474,47 @@ def test_a_planned_switchover_and_what_comes_after_lose_nothing(deployed: Deploy
             == first.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
         )
         assert first.execute("SELECT pg_is_in_recovery()").fetchone() == (False,)
+
+
+@pytest.mark.breaks_the_machine
+def test_a_failover_that_was_refused_for_the_lag_happens_under_an_operators_override(deployed: Deployed) -> None:
+    suffix, functions = deployed.outputs["EnvironmentSuffix"], deployed.account.client("lambda")
+    operator, known = Operations(deployed.account, suffix, print), roles.known(recovery_table(deployed))
+    arbiter = Names(suffix).of("arbiter")
+    usual = functions.get_function_configuration(FunctionName=arbiter)["Environment"]["Variables"]
+    with deployed.application.connect_reader() as standby:
+        eventually(lambda: standby.execute("SELECT pg_is_in_recovery()").fetchone() == (True,), 20, "the standby")
+    # An RPO that a test can wait for: no setting goes so low
+    functions.update_function_configuration(
+        FunctionName=arbiter, Environment={"Variables": usual | {"RPO_SECONDS": "3"}}
+    )
+    try:
+        post(f"{deployed.control}/rds/{known.standby}/replay", {"paused": True})
+        time.sleep(5)
+        post(f"{deployed.control}/rds/{known.primary}/lose")
+        refused = eventually(lambda: [e for e in operator.history() if e.epoch == known.epoch], 60, "the refusal")[0]
+        assert (refused.kind, refused.outcome) == ("failover", "refused")
+        assert "beyond the RPO of 3 s" in refused.reason
+
+        order = (frozenset({"lag"}), "the agency would rather have service than the last seconds", 600.0)
+        preview = operator.preview_of_override(*order)
+        assert f"transactions which {known.standby} lacks are lost" in preview
+        assert " s behind" in preview
+        assert operator.override(*order).epoch == known.epoch
+        eventually(lambda: roles.known(recovery_table(deployed)).epoch > known.epoch, 90, "a failover after all")
+        write(deployed.application)
+        promoted = eventually(
+            lambda: [e for e in operator.history() if e.outcome == "promoted" and e.epoch == known.epoch],
+            30,
+            "its record",
+        )[0]
+        assert "accepts (the agency would rather" in promoted.reason
+        assert override.active(recovery_table(deployed), time.time(), known.epoch + 1) is None, "it is used up"
+        assert operator.withdraw_override()
+        assert not operator.withdraw_override()
+    finally:
+        functions.update_function_configuration(FunctionName=arbiter, Environment={"Variables": usual})
+    operator.await_protection(known.epoch + 1, 120)
 
 
 def recovery_table(deployed: Deployed) -> RecoveryTable:
