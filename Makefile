@@ -42,6 +42,12 @@ cycles: $(READY) ## ten times in a row: failover, reprotect, switchover, reprote
 fences: $(READY) ## the primary is cut off or hangs and comes back at any moment of the failover (ROUNDS=n, SEED=n)
 	@$(BIN)/python -m drills --partitions $(or $(ROUNDS),10) --seed $(or $(SEED),1)
 
+soak: $(READY) ## seeded random faults, load and operator's orders, and what must hold after each (SEEDS=n, FROM=n)
+	@$(BIN)/python -m drills.soak --seeds $(or $(SEEDS),300) --first $(or $(FROM),1)
+
+faults: $(READY) ## a failover for each call of each state that is throttled, unanswered or killed (STATE=name)
+	@$(BIN)/python -m drills.soak --steps "$(STATE)"
+
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest tests/unit -q -n $(WORKERS) --dist loadscope $(ONCE_MORE)

@@ -323,9 +323,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
     parser.add_argument("--json", action="store_true", help="preflight, history, log, restore: print JSON")
     parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
-    parser.add_argument(
-        "--yes", metavar="SUFFIX", help="reprotect, switchover, exercise: the suffix again, instead of typing it"
-    )
+    parser.add_argument("--yes", metavar="SUFFIX", help="operations: the suffix again, instead of typing it")
     parser.add_argument("--reason", default="", help="pause, exercise --abort: why")
     parser.add_argument("--kind", default="", help="exercise: replica, restore, switchover, or sweep")
     parser.add_argument("--abort", action="store_true", help="exercise: end the drill that runs, which cleans up")

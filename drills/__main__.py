@@ -4,25 +4,30 @@ the environment."""
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
+from deployment.cdk import ROOT
 from deployment.configuration import configured
 from deployment.problem import Problem
 from drills import cycles
+from drills.chain import Chain
 from drills.drill import Drill
 from drills.measurement import Objectives
-from drills.report import summarise
+from drills.report import REPORTS, Action, Setting, plan_of, summarise
 from drills.rewind import RewindDrill
 from drills.scenarios import SCENARIOS
 from drills.timeline import Entry, Timeline
 from stacks.settings import SettingsError
 
+FAILOVER_PLAN, REWIND_PLAN = "failover-machine.md", "wrong-data.md"
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -34,7 +39,14 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--cycles", type=int, help="instead: so many failovers and switchovers in a row, under load")
     parser.add_argument("--partitions", type=int, help="instead: so many faults of the primary that heal by themselves")
     parser.add_argument("--seed", type=int, default=1, help="partitions: chooses the faults and their moments")
+    parser.add_argument("--plan", type=Path, help="the plan that is rehearsed (default: the procedure in docs/)")
+    parser.add_argument(
+        "--action", action="append", default=[], metavar="WHAT|OWNER|DUE", help="a corrective action for the report"
+    )
+    parser.add_argument("--verify", action="store_true", help="instead: look whether any report was changed")
     chosen = parser.parse_args(arguments)
+    if chosen.verify:
+        return verify()
     console = Console(highlight=False, soft_wrap=True)
     if chosen.scenario == "list":
         for scenario in SCENARIOS.values():
@@ -75,18 +87,47 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
             return 1 if any(step.lost for step in steps) else 0
         scenario = SCENARIOS[chosen.scenario]
         kind = Drill if scenario.cause is not None else RewindDrill
-        report = kind(scenario, environment, Timeline(show), objectives).run()
+        plan = chosen.plan or ROOT / "docs" / (FAILOVER_PLAN if scenario.cause is not None else REWIND_PLAN)
+        try:
+            setting = Setting(getpass.getuser(), plan_of(plan.resolve()), actions(chosen.action))
+        except OSError as error:
+            raise Problem(f"The plan {plan} cannot be read: {error.strerror}.") from error
+        report = kind(scenario, environment, Timeline(show), objectives, setting=setting).run()
+        path = report.write()
     except (Problem, SettingsError) as problem:
         print(problem, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted: the local cloud is stopped and nothing is left of the drill.", file=sys.stderr)
         return 130
-    path = report.write()
     summarise(report, console, path)
     if report.measurement.verdict == "not measured":
         return 2
     return 0 if report.measurement.verdict == "met" and not report.left_behind else 1
+
+
+def actions(given: Sequence[str]) -> tuple[Action, ...]:
+    """Corrective actions from the command line. Raises Problem for one that says nothing."""
+    found = []
+    for text in given:
+        what, owner, due, *more = (part.strip() for part in f"{text}||".split("|"))
+        if not what or any(more[2:]) or text.count("|") > 2:
+            raise Problem(f"{text!r} is no corrective action: write 'what|owner|due', owner and due may be empty.")
+        found.append(Action(what, owner, due))
+    return tuple(found)
+
+
+def verify() -> int:
+    """Look at the chain of evidence and every report in it: 0 OK, 1 a warning, 2 something was changed."""
+    try:
+        verification = Chain(REPORTS).verify()
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    for finding in verification.findings:
+        print(f"{finding.verdict:8} {finding.kind:10} {finding.where}: {finding.meaning}")
+    print(f"{verification.verdict}: {verification.entries} drills, the newest entry is {verification.head}")
+    return verification.exit_code
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

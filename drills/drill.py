@@ -18,14 +18,16 @@ from typing import Any
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deployment import local, outputs, remains
+from deployment import local, outputs, preflight, remains
 from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
+from deployment.configuration import configured
 from deployment.problem import Problem
 from drills.client import Application
 from drills.ledger import Ledger
 from drills.measurement import Measurement, Objectives, measure
-from drills.report import REPORTS, Report, commit_of
+from drills.observed import Observed
+from drills.report import REPORTS, Report, Setting, commit_of
 from drills.scenarios import Scenario, Site
 from drills.timeline import Timeline
 from drills.watch import Watch
@@ -58,6 +60,10 @@ class Drill:
     phases: dict[str, float] = field(default_factory=dict)
     permissions: Path | None = None
     """A file for what every role asked for during the drill."""
+    setting: Setting = field(default_factory=Setting)
+    preflight: tuple[Mapping[str, str], ...] = ()
+    observed: Observed | None = None
+    complaints: tuple[str, ...] = ()
 
     @property
     def state(self) -> Path:
@@ -72,6 +78,7 @@ class Drill:
             cdk = self._prepare(log)
             template_sha256 = cdk.template_sha256()
             account = Account(cdk.environment)
+            self._check(account, cdk)
             with self._phase("deploy"):
                 flat = cdk.deploy()
                 outputs.write(flat, self.suffix)
@@ -106,7 +113,29 @@ class Drill:
             left_behind=left,
             commit=commit_of(ROOT),
             template_sha256=template_sha256,
+            description=self.scenario.description,
+            setting=self.setting,
+            preflight=self.preflight,
+            observed=self.observed,
+            alarms=self.scenario.telling_alarms,
+            complaints=self.complaints,
         )
+
+    def _check(self, account: Account, cdk: Cdk) -> None:
+        """Preflight, as before any deploy. Raises Problem when a check failed."""
+        with self._phase("preflight"):
+            chosen = configured({"environmentSuffix": self.suffix})
+            verdicts = preflight.run(preflight.Subject(account, chosen, cdk))
+        self.preflight = tuple({"check": v.check, "verdict": v.verdict, "found": v.found} for v in verdicts)
+        if preflight.has_failed(verdicts):
+            raise Problem(f"{preflight.as_text(verdicts)}\nA check failed: nothing was deployed.")
+        self.timeline.add("preflight", f"{len(verdicts)} checks, none failed")
+
+    def _observe(self, ledger: Ledger, watch: Watch, present: set[int] | None, failed_at: float, ended: float) -> None:
+        """Keep what was seen for the report."""
+        kept = None if present is None else frozenset(present)
+        self.observed = Observed(tuple(ledger.attempts), kept, failed_at, ended, watch.watched())
+        self.complaints = tuple(dict.fromkeys(watch.complaints))
 
     def _destroy(self, cdk: Cdk, account: Account) -> None:  # noqa: ARG002 - for drills that leave more than a stack
         cdk.destroy()
@@ -162,9 +191,11 @@ class Drill:
         ended_at = time.time()
         self._await_record(watch)
         watch.stop()
+        present = _present(ledger)
+        self._observe(ledger, watch, present, failed_at, ended_at)
         measurement = measure(
             ledger.attempts,
-            _present(ledger),
+            present,
             failed_at,
             ended_at,
             self.objectives,

@@ -85,6 +85,7 @@ class RewindDrill(Drill):
         with _connect_restored(application, outcome) as restored:
             present = {int(str(number)) for (number,) in restored.execute(f"SELECT number FROM {TABLE}")}  # noqa: S608
             content = restored.execute(_CONTENT).fetchone()
+        self._observe(ledger, watch, _wanted(ledger.attempts, present, harm), harm.answered, time.time())
         return judge(ledger.attempts, ledger.broken, present, content == harm.content, harm, ready, self.objectives)
 
     def _destroy(self, cdk: Cdk, account: Account) -> None:
@@ -192,6 +193,11 @@ def judge(
         f"{REGISTER} is back as it was, with all {len(before)} transactions acknowledged before the drop and none from "
         f"after it; clients noticed nothing.",
     )
+
+
+def _wanted(attempts: list[Attempt], present: set[int], harm: Harm) -> set[int]:
+    """What the restored instance holds, and what it must not hold: only a loss from before the drop is one."""
+    return present | {attempt.number for attempt in attempts if attempt.ended >= harm.sent}
 
 
 def _patient(application: Application) -> psycopg.Connection[tuple[object, ...]]:

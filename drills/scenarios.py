@@ -60,7 +60,8 @@ class Scenario:
     the system is deployed with. `beforehand` sets the scene under load, before the failure. `loses_at_most`: seconds of
     acknowledged transactions that may be missing, when that is less than the RPO.
     `healed` ends the failure while clients still work, where without them it would be another one.
-    `cause` is None where a client does the harm, which the drill then is.
+    `cause` is None where a client does the harm, which the drill then is. `alarms`: those that tell of this failure
+    when it lasts long enough.
     """
 
     name: str
@@ -72,6 +73,16 @@ class Scenario:
     beforehand: Cause | None = None
     loses_at_most: float | None = None
     healed: Cause | None = None
+    alarms: tuple[str, ...] = ()
+
+    @property
+    def telling_alarms(self) -> tuple[str, ...]:
+        """`alarms`, and where the primary is lost those that say so."""
+        return (*(PRIMARY_ALARMS if self.ends != "untouched" else ()), *self.alarms)
+
+
+PRIMARY_ALARMS = ("primary-unreachable-from-a", "primary-unreachable-from-c", "primary-lost")
+STANDBY_ALARMS = ("standby-unreachable-from-a", "standby-unreachable-from-c")
 
 
 def _primary(path: str, what: str, body: Mapping[str, object] | None = None) -> Cause:
@@ -261,6 +272,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             settings=SHORT_GRACE,
             # Nobody writing to it and no witness reaching it is what a lost primary looks like, too
             healed=_primary("endpoint", "the functions reach {member} again", {"fault": "none"}),
+            alarms=PRIMARY_ALARMS,
         ),
         Scenario(
             "primary-cut-off",
@@ -290,6 +302,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             _standby("lose", "{member} and its Multi-AZ copy were killed, their storage is gone"),
             "untouched",
             outage=False,
+            alarms=STANDBY_ALARMS,
         ),
         Scenario(
             "standby-behind",
@@ -325,6 +338,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "Both members are lost for good. The arbiter refuses: a point-in-time restore is an operator's decision.",
             _both(_standby("lose", "{member} was lost"), _LOSE),
             "refused",
+            alarms=STANDBY_ALARMS,
         ),
         Scenario(
             "trigger-storm",

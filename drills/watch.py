@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from deployment.account import Account
+from drills.observed import Change, LagSample, Step, Watched
 from drills.timeline import Timeline
+from recovery import observation
+from recovery.table import RecoveryTable
 
 INTERVAL_SECONDS = 0.5
 REFUSED = "decided: refuse — "
@@ -33,6 +36,14 @@ class Watch:
         self._epoch: str | None = None
         self._since = datetime.now(UTC)
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._alarms = account.client("cloudwatch")
+        self._records = RecoveryTable(self._table, outputs["RecoveryTableName"])
+        self._lag: dict[tuple[str, float], LagSample] = {}
+        self._steps: dict[str, list[Step]] = {}
+        self._in_alarm: set[str] = set()
+        self._changes: list[Change] = []
+        self._needs: dict[str, float] = {}
+        self.complaints: list[str] = []
         self.execution_status: str | None = None
         self.promotions = 0
         self.refusals: list[str] = []
@@ -48,16 +59,34 @@ class Watch:
         if self._thread.ident is not None:
             self._thread.join(timeout=30)
 
+    def watched(self) -> Watched:
+        """What the report shows of it, once the watch has ended."""
+        records = [
+            {**record, "timeline": json.loads(record.get("timeline") or "[]")}
+            for record in self._records.all("incident#")
+        ]
+        return Watched(
+            lag=tuple(self._lag.values()),
+            steps=tuple(step for steps in self._steps.values() for step in steps),
+            changes=tuple(self._changes),
+            needs=dict(self._needs),
+            records=tuple(sorted(records, key=lambda record: str(record.get("started_at")))),
+        )
+
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL_SECONDS):
             self._look(report=True)
         self._look(report=True)
 
     def _look(self, *, report: bool) -> None:
-        for look in (self._look_at_members, self._look_at_events, self._look_at_executions, self._look_at_roles):
+        for look in (
+            *(self._look_at_members, self._look_at_events, self._look_at_executions, self._look_at_roles),
+            *(self._look_at_lag, self._look_at_alarms),
+        ):
             try:
                 look(report)
             except (ClientError, BotoCoreError) as error:
+                self.complaints.append(f"could not look: {error}")
                 self._note("watch", f"cannot look: {error}", f"error {error}", report=report)
 
     def _note(self, source: str, event: str, key: str, at: float | None = None, *, report: bool) -> None:
@@ -99,6 +128,7 @@ class Watch:
             arn = execution["executionArn"]
             self.execution_status = execution["status"]
             history = self._machines.get_execution_history(executionArn=arn, maxResults=1000)["events"]
+            self._steps[arn] = _steps(history)
             for event in history:
                 text = _describe(event)
                 if text and text.startswith(REFUSED) and text.removeprefix(REFUSED) not in self.refusals:
@@ -120,6 +150,56 @@ class Watch:
             self._epoch = epoch
             if report:
                 self._timeline.add("role record", f"epoch {epoch}: {item['primary']['S']} is the primary")
+
+    def _look_at_lag(self, report: bool) -> None:  # noqa: ARG002 - it is plotted, not told
+        for witness in ("a", "c"):
+            seen = observation.read(self._records, witness)
+            if seen is None or not seen.standby.reachable or seen.standby.lag_seconds is None:
+                continue
+            self._lag[witness, seen.at] = LagSample(
+                at=seen.at,
+                witness=witness,
+                seconds=seen.standby.lag_seconds,
+                bytes=seen.standby.lag_bytes,
+                primary_lsn=seen.primary.lsn,
+                replayed_lsn=seen.standby.replayed_lsn,
+            )
+
+    def _look_at_alarms(self, report: bool) -> None:
+        in_alarm, suffix, rules = set(), self._outputs["EnvironmentSuffix"], dict[str, str]()
+        for page in self._alarms.get_paginator("describe_alarms").paginate():
+            for alarm in (*page.get("MetricAlarms", ()), *page.get("CompositeAlarms", ())):
+                name = str(alarm["AlarmName"]).removeprefix("citizens-").removesuffix(f"-{suffix}")
+                self._needs[name] = float(alarm.get("Period", 0) * alarm.get("EvaluationPeriods", 0))
+                if "AlarmRule" in alarm:
+                    rules[name] = str(alarm["AlarmRule"])
+                if alarm.get("StateValue") != "ALARM":
+                    continue
+                in_alarm.add(name)
+                if report and name not in self._in_alarm:
+                    at = alarm["StateUpdatedTimestamp"].timestamp()
+                    self._changes.append(Change(name, at))
+                    self._timeline.add("alarm", f"{name} went off", at)
+        self._in_alarm = in_alarm
+        for composite, rule in rules.items():
+            # It goes off with the last of its alarms
+            parts = [needs for name, needs in self._needs.items() if f"citizens-{name}-{suffix}" in rule]
+            self._needs[composite] = max(parts, default=0.0)
+
+
+def _steps(history: Iterable[Mapping[str, Any]]) -> list[Step]:
+    """The tasks of an execution with their times; one that has not ended has none yet."""
+    entered: dict[str, float] = {}
+    found = []
+    for event in history:
+        at = event["timestamp"].timestamp()
+        if event["type"] == "TaskStateEntered":
+            entered[event["stateEnteredEventDetails"]["name"]] = at
+        elif event["type"] == "TaskStateExited":
+            name = event["stateExitedEventDetails"]["name"]
+            if name in entered:
+                found.append(Step(str(name), entered.pop(name), at))
+    return found
 
 
 def _describe(event: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from local_cloud import functions_runtime, permission_record, schedules
+from local_cloud import api_faults, functions_runtime, permission_record, schedules
+from local_cloud.api_faults import ApiFault
 from local_cloud.fleet import Delays, Fault, FleetError
 from local_cloud.service_metrics import HOST_METRICS
 
@@ -55,7 +56,7 @@ class ControlApi:
         elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self._answer(scope, receive, send)
         else:
-            await self._emulator(scope, receive, send)
+            await self._emulator(scope, receive, api_faults.breaking_off(send))
 
     def _watching_the_start(self, send: Send) -> Send:
         async def watch(message: MutableMapping[str, Any]) -> None:
@@ -130,6 +131,15 @@ class ControlApi:
                 lifetime = lifetime_from(_object(body))
                 fleet.renew_certificate(identifier, lifetime)
                 return {"days": lifetime.total_seconds() / 86_400}
+            case ["GET", "api-faults"]:
+                return {"faults": api_faults.faults.shown()}
+            case ["POST", "api-faults"]:
+                api_fault = api_fault_from(_object(body))
+                api_faults.faults.begin(api_fault)
+                return dataclasses.asdict(api_fault)
+            case ["DELETE", "api-faults"]:
+                api_faults.faults.clear()
+                return {"faults": []}
             case ["PUT", "clock"]:
                 now = schedules.advance(seconds_from(_object(body)))
                 # Whoever moves the clock finds the services' metrics of the new time
@@ -192,6 +202,23 @@ def fault_from(request: dict[str, Any]) -> Fault:
     if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
         raise ControlError(400, "delay_ms is a whole number of milliseconds, 0 or more")
     return Fault(kind=kind, delay_ms=delay, scope=origin)
+
+
+def api_fault_from(request: dict[str, Any]) -> ApiFault:
+    """Return the fault of calls a request describes: `kind`, patterns `role`, `action` and `resource` (any without),
+    `times` (1 without), `skip` and `after_ms` (0 without)."""
+    if request.get("kind") not in api_faults.KINDS:
+        raise ControlError(400, f"kind is one of {', '.join(api_faults.KINDS)}")
+    for name, value in request.items():
+        if name not in {field.name for field in dataclasses.fields(ApiFault)}:
+            raise ControlError(400, f"{name} is no part of a fault of calls")
+        if name in ("role", "action", "resource") and not isinstance(value, str):
+            raise ControlError(400, f"{name} is a pattern of text")
+        if name in ("times", "skip", "after_ms") and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ControlError(400, f"{name} is a whole number, 0 or more")
+        if isinstance(value, int) and value < 0:
+            raise ControlError(400, f"{name} is a whole number, 0 or more")
+    return ApiFault(**request)
 
 
 def _object(body: bytes) -> dict[str, Any]:

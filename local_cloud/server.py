@@ -138,6 +138,7 @@ class LocalCloud:
         """Install every part into the emulator. Once per process: the emulator's state is its modules' state."""
         from local_cloud import (
             account_facts,
+            api_faults,
             backups,
             cloudformation_types,
             database_tokens,
@@ -174,6 +175,7 @@ class LocalCloud:
         file_systems.install(options)
         functions_runtime.install(options, self.authority.bundle)
         state_machines.install(options)
+        api_faults.install()
         schedules.install(options)
         self.databases: DatabaseService = DatabaseService(self.fleet, options)
         self.databases.install()

@@ -119,6 +119,7 @@ class Drills(CitizensStack):
         )
 
     def _machine(self, network: NetworkProps, asked: DeployedFunction, rewind: DeployedFunction | None) -> str:
+        # A copy is named after the moment of its drill: 14 characters, which no member's name and no other suffix fits
         copies = self.arn("rds", f"db:{self.names.drill_copies}-{MOMENT}")
         members = list(self.member_arns)
         parameters, subnets = (self.arn("rds", f"{kind}:{self.names.plain}") for kind in ("pg", "subgrp"))
@@ -160,7 +161,6 @@ class Drills(CitizensStack):
                     {"StringEquals": {"kms:ViaService": f"rds.{self.region}.amazonaws.com"}},
                 ),
             ],
-            patterns={copies: "A copy is named after the moment of its drill, 14 digits; no member's name fits"},
         )
         return machine.ref
 

@@ -13,6 +13,7 @@ DEPLOYED = (
     "test_alarms.py",
     "test_drills_on_aws.py",
     "test_least_privilege.py",
+    "test_log_alarms.py",
     "test_preflight.py",
     "test_restore.py",
     "test_workflow.py",

@@ -14,7 +14,10 @@ from stacks.templates import Resource as Resource
 from stacks.templates import System as System
 
 SUFFIX = "unit"
-NESTED = ("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Operations", "Observability")
+NESTED = (
+    *("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Operations", "Drills"),
+    "Observability",
+)
 # What holds data.
 STATEFUL = {
     *("AWS::RDS::DBInstance", "AWS::EFS::FileSystem", "AWS::DynamoDB::Table", "AWS::Backup::BackupVault"),
