@@ -157,7 +157,7 @@ def _sweeping() -> dict[str, State]:
                 "DeleteAutomatedBackups": True,
             },
             timeout=30,
-            assign={"timeline": note(f"{orphan} is deleted: a drill that was killed has left it")},
+            assign={"timeline": note(f"{orphan} & ' is deleted: a drill that was killed has left it'")},
             following="SweepPause",
             # One that is still being made is deleted when it is there
             catch=[caught("SweepPause", timeline=_trouble("deleteDBInstance"))],
