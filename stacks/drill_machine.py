@@ -281,8 +281,8 @@ def _recovering(references: DrillReferences) -> dict[str, State]:
                 "$measured.behind = false",
                 "Promote",
                 step="promotion",
-                rounds=0,
-                # Of the first request, should it have to be repeated
+                # Both of the first request, should it have to be repeated
+                rounds="{% $exists($marks.promote) ? $rounds : 0 %}",
                 marks="{% $exists($marks.promote) ? $marks : $merge([$marks, {'copied': $millis(), 'promote': "
                 "$millis()}]) %}",
                 timeline=note("'the copy is ' & $string($measured.lag_seconds) & ' s behind'"),

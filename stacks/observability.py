@@ -59,6 +59,7 @@ class Observability(CitizensStack):
             state_machine_arn=failover.state_machine_arn,
             dead_letters_name=security.dead_letters_name,
             operations=operations.machines,
+            drill_days=settings.drill_days or None,
         )
         for each in filters(watched, database.log_groups):
             self._filter(each, watched.filtered_namespace)

@@ -154,7 +154,8 @@ def test_whatever_fails_the_copy_is_deleted_and_a_record_kept(step: str) -> None
     copy = Copy()
     if step == "CreateReplica":
         copy.there = True  # made, although the answer was an error
-    walk = held(copy=copy, **{step: Refused("Some.Error")})
+    answers: dict[str, Any] = {"copy": copy, step: Refused("Some.Error")}
+    walk = held(**answers)
     assert not copy.there
     assert "Record" in walk.visited
     if step != "RollForward":  # judged by the figures
