@@ -107,6 +107,15 @@ def _members(system: System) -> Iterator[Line]:
         "by data",
         f"automated backups of {kept} days for point-in-time restore",
     )
+    for each in system.of("AWS::Lambda::Function"):
+        days = int(each.properties["Environment"]["Variables"].get("DRILL_DAYS", "0"))
+        if days:
+            yield Line(
+                "RDS",
+                f"Single-AZ instance hours, GiB, {source.properties['DBInstanceClass']}",
+                "by data",
+                f"drills: two throw-away copies every {days} days, each from its creation to its deletion",
+            )
 
 
 def _network(system: System) -> Iterator[Line]:

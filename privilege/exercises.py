@@ -18,7 +18,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from drills.scenarios import post
-from privilege import operations
+from privilege import drills, operations
 from privilege.site import Failed, Site, eventually, now_iso
 
 WITNESS_SECONDS = 9
@@ -490,6 +490,11 @@ EXERCISES: tuple[Exercise, ...] = (
         "a switchover that cannot finish is abandoned", "citizens-switchover-machine", operations.abandoned, heals=True
     ),
     Exercise("a switchover changes the roles", "citizens-switchover-machine", operations.switched_over),
+    Exercise("a drill may begin, is measured, and its end is kept", "citizens-drill", drills.questions),
+    Exercise("a throw-away replica is promoted", "citizens-drill-machine", drills.replica),
+    Exercise("the newest backup is restored", "citizens-drill-machine", drills.restore),
+    Exercise("the schedule of the drills starts the machine", "citizens-drill-machine-schedule", drills.scheduled),
+    Exercise("a stopped drill is swept after", "citizens-drill-killed", drills.swept),
     Exercise("the machine stands by, records, tells and releases", "citizens-failover", _stood_by),
     Exercise("the machine recovers from a primary that is cut off", "citizens-failover", _failed_over, breaks=True),
 )

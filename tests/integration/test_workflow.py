@@ -379,7 +379,7 @@ def test_the_drill_that_ran_when_the_primary_was_lost_has_given_way_and_cleaned_
     def gone() -> bool:
         states = deployed.account.client("stepfunctions")
         (started,) = drilling
-        return states.describe_execution(executionArn=started.execution_arn)["status"] != "RUNNING"
+        return bool(states.describe_execution(executionArn=started.execution_arn)["status"] != "RUNNING")
 
     eventually(gone, 60, "the end of the drill")
     (done,) = [
