@@ -52,7 +52,7 @@ UNUSED: Sequence[Unused] = (
         )
         for function in (
             *("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify", "log-care"),
-            *("reprotect", "switchover"),
+            *("reprotect", "switchover", "evidence"),
         )
     ),
     Unused(

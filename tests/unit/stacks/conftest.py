@@ -12,11 +12,14 @@ import app
 from stacks.settings import Settings, load
 
 SUFFIX = "unit"
-NESTED = ("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Operations", "Observability")
+NESTED = (
+    *("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Operations", "Evidence"),
+    "Observability",
+)
 # What holds data.
 STATEFUL = {
     *("AWS::RDS::DBInstance", "AWS::EFS::FileSystem", "AWS::DynamoDB::Table", "AWS::Backup::BackupVault"),
-    *("AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::SQS::Queue"),
+    *("AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::SQS::Queue", "AWS::S3::Bucket"),
 }
 
 
