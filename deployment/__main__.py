@@ -16,7 +16,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deployment import branch, branch_secret, local, outputs, preflight
+from deployment import branch, branch_secret, evidence, local, outputs, preflight
 from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.configuration import configured
@@ -54,6 +54,8 @@ class Command:
     before: str | None = None
     before_transaction: str | None = None
     to_time: str | None = None
+    verify: bool = False
+    download: Path | None = None
 
     def target(self) -> Mapping[str, str]:
         """The environment of the place to deploy to."""
@@ -263,6 +265,24 @@ def show_history(command: Command) -> None:
     print(history.as_json(entries) if command.as_json else history.as_text(entries, steps=command.steps))
 
 
+def show_evidence(command: Command) -> int:
+    """List the sealed records of a suffix and fetch them, or look whether any was changed: 0 OK, 1 a warning, 2 a
+    change, or that it could not be told."""
+    settings(command)
+    room = evidence.EvidenceRoom(Account(command.target()), command.suffix)
+    if command.verify:
+        verification = room.verify()
+        as_text, as_json = evidence.verification_as_text, evidence.verification_as_json
+        print(as_json(verification) if command.as_json else as_text(verification))
+        return verification.exit_code
+    found = evidence.listed(room.entries(), room.receipts())
+    print(json.dumps(found, indent=2, ensure_ascii=False) if command.as_json else evidence.as_text(found))
+    if command.download is not None:
+        fetched = list(room.download(command.download))
+        _say_aside(f"{len(fetched)} objects are in {command.download}")
+    return 0
+
+
 def operations(command: Command) -> Operations:
     """The operations of a suffix."""
     settings(command)
@@ -274,7 +294,7 @@ def settings(command: Command) -> Settings:
     return configured({"environmentSuffix": command.suffix} if command.suffix else {})
 
 
-COMMANDS: Mapping[str, Callable[[Command], None]] = {
+COMMANDS: Mapping[str, Callable[[Command], int | None]] = {
     "synth": synth,
     "preflight": check,
     "deploy": deploy,
@@ -289,6 +309,7 @@ COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "pause": pause,
     "resume": resume,
     "history": show_history,
+    "evidence": show_evidence,
     "local-up": local_up,
     "local-down": local_down,
 }
@@ -307,6 +328,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--reason", default="", help="pause: why")
     parser.add_argument("--minutes", type=float, help="pause: for how long")
     parser.add_argument("--steps", action="store_true", help="history: each entry's timeline too")
+    parser.add_argument("--verify", action="store_true", help="evidence: look whether any of it was changed")
+    parser.add_argument("--download", type=Path, metavar="FOLDER", help="evidence: fetch it into this folder")
     parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
     parser.add_argument("--since", metavar="TIME", help="log: transactions from this time on (UTC)")
     parser.add_argument("--before", metavar="TIME", help="log: transactions before this time (UTC)")
@@ -331,22 +354,25 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         before=chosen.before,
         before_transaction=chosen.before_transaction,
         to_time=chosen.to_time,
+        verify=chosen.verify,
+        download=chosen.download,
     )
+    # A verification that could not be made is no mere warning
+    trouble = 2 if command.verify else 1
     try:
-        COMMANDS[chosen.command](command)
+        return COMMANDS[chosen.command](command) or 0
     except (Problem, SettingsError) as problem:
         print(problem, file=sys.stderr)
-        return 1
+        return trouble
     except ClientError as error:
         print(f"AWS refused {error.operation_name}: {error.response['Error'].get('Message', error)}", file=sys.stderr)
-        return 1
+        return trouble
     except BotoCoreError as error:
         print(f"AWS could not be asked: {error}", file=sys.stderr)
-        return 1
+        return trouble
     except KeyboardInterrupt:
         print("Interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":
