@@ -1,7 +1,8 @@
 """The archive while the primary works: how late it keeps what is committed, what it costs, how much memory it takes.
 
-The archive runs in a process of its own as the function does, with its pauses and its break between minutes. Here it
-shares the machine's processors with the primary; deployed, the primary only decodes.
+So much does roll forward too, which applies the same changes to a copy. The archive runs in a process of its own as the
+function does, with its pauses and its break between minutes. Here it shares the machine's processors with the primary;
+deployed, the primary only decodes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from benchmarks.transaction_log import PGBENCH_SCALE, SECONDS, Bench, bench_in_a
 from recovery.preparation import prepare
 from recovery.transaction_log import segment, source
 from recovery.transaction_log.archive import Archive, keep
+from recovery.transaction_log.batches import Until
+from recovery.transaction_log.path import Log
 from recovery.transaction_log.pgoutput import Begin, decode
+from recovery.transaction_log.position import Position
+from recovery.transaction_log.roll_forward import roll_forward
 
 SHIFT_SECONDS, BREAK_SECONDS = 20.0, 5.0
 """The function works for 55 s of each minute; shorter shifts have the same break."""
@@ -42,6 +47,17 @@ def keep_in_shifts(path: str, folder: str, shifts: int, seconds: float, told: st
             time.sleep(BREAK_SECONDS)
         with open_session(Path(path)) as session:
             keep(Archive(session, Path(folder), 1, patience=SECONDS), seconds, lambda: True, lambda _: None)
+    _tell_peak(told)
+
+
+def roll_forward_once(path: str, database: str, log: str, begins: int, told: str) -> None:
+    """What another process does: all of the log onto a copy; its peak resident memory in MiB to `told` (Linux)."""
+    with open_session(Path(path), database) as session:
+        roll_forward(session, Log(Path(log)), Until(), start=Position(1, begins), seconds=SECONDS)
+    _tell_peak(told)
+
+
+def _tell_peak(told: str) -> None:
     found = _PEAK.search(Path("/proc/self/status").read_text())
     assert found is not None
     Path(told).write_text(str(int(found[1]) / 1024))
@@ -52,12 +68,12 @@ def archive_beside(bench: Bench, folder: Path, shifts: int, seconds: float) -> I
     """The archive in a process of its own; ended when the caller is done."""
     process = multiprocessing.get_context("spawn").Process(
         target=keep_in_shifts,
-        args=(str(bench.cluster.socket), str(folder / "log"), shifts, seconds, str(folder / "told")),
+        args=(str(bench.cluster.socket), str(_epoch(folder)), shifts, seconds, str(folder / "told")),
     )
     process.start()
     try:
         deadline = time.monotonic() + 60
-        while not list((folder / "log").glob("*.segment")):
+        while not list(_epoch(folder).glob("*.segment")):
             if time.monotonic() > deadline or not process.is_alive():
                 raise SystemExit("the archive did not begin within a minute")
             time.sleep(0.05)
@@ -98,7 +114,7 @@ def _delay() -> float:
         with archive_beside(bench, folder, 2, SHIFT_SECONDS) as process:
             tps = _pgbench(bench, LOAD_SECONDS)
             process.join(60)
-        late = delays(folder / "log")
+        late = delays(_epoch(folder))
         print(f"under {tps:.0f} transactions a second, {len(late)} segments; the latest {max(late):.1f} s behind")
         return max(late)
 
@@ -126,11 +142,12 @@ def _cost(pairs: int) -> list[float]:
     return ratios
 
 
-def _memory(changes: int) -> float:
-    """Peak resident memory (MiB) of an archive that works through so many changes."""
+def _memory(changes: int) -> tuple[float, float]:
+    """Peak resident memory (MiB) of an archive that works through so many changes, and of their roll forward."""
     with bench_in_a_folder() as (bench, folder):
         bench.session.run("CREATE TABLE loaded (id bigint PRIMARY KEY, name text)", SECONDS)
-        prepare(bench.session)
+        bench.begin(keep_before=True)
+        bench.session.run("SELECT pg_drop_replication_slot('origin')", SECONDS)
         with archive_beside(bench, folder, 1, 0.0) as first:
             first.join(60)
         for start in range(0, changes, CHANGES_A_TRANSACTION):
@@ -143,19 +160,36 @@ def _memory(changes: int) -> float:
         while kept < changes:
             with archive_beside(bench, folder, 1, SHIFT_SECONDS) as process:
                 process.join(SECONDS)
-            found = [segment.read(path).header.messages for path in segment.segments(folder / "log")]
+            found = [segment.read(path).header.messages for path in segment.segments(_epoch(folder))]
             kept = sum(found)
-        return float((folder / "told").read_text())
+        archived = float((folder / "told").read_text())
+        begins = segment.read_header(segment.segments(_epoch(folder))[0]).first
+        process = multiprocessing.get_context("spawn").Process(
+            target=roll_forward_once,
+            args=(str(bench.cluster.socket), "before", str(folder / "log"), begins, str(folder / "told")),
+        )
+        process.start()
+        process.join()
+        with bench.open("before") as copy:
+            if process.exitcode != 0 or copy.run("SELECT count(*) FROM loaded", SECONDS) != [[changes]]:
+                raise SystemExit(f"roll forward ended with {process.exitcode} and other rows than the source's")
+        return archived, float((folder / "told").read_text())
+
+
+def _epoch(folder: Path) -> Path:
+    return folder / "log" / "epoch-1"
 
 
 def log_under_load(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:
-    """Delay, cost and memory of the archive beside a working primary."""
+    """Delay, cost and memory of the archive beside a working primary; memory of roll forward."""
     del environment
-    few, many = _memory(FEW), _memory(MANY)
-    print(f"peak memory of the archive: {few:.0f} MiB for {FEW:,} changes, {many:.0f} MiB for {MANY:,}")
+    (few, few_forward), (many, many_forward) = _memory(FEW), _memory(MANY)
+    for what, little, much in (("the archive", few, many), ("roll forward", few_forward, many_forward)):
+        print(f"peak memory of {what}: {little:.0f} MiB for {FEW:,} changes, {much:.0f} MiB for {MANY:,}")
     return {
         "archive_delay": median_of([_delay() for _ in range(min(runs, 3))], DELAY_TARGET),
         "pgbench_with_archive": median_of(_cost(max(runs, PAIRS)), COST_TARGET, "×", at_least=True),
         "archive_memory_1e7_vs_1e5": median_of([many / few], MEMORY_TARGET, "×"),
         "archive_memory": median_of([many], 200, "MiB"),
+        "roll_forward_memory_1e7_vs_1e5": median_of([many_forward / few_forward], MEMORY_TARGET, "×"),
     }

@@ -83,34 +83,32 @@ class Bench:
         number = self.cluster.socket.suffix.removeprefix(".")
         self.address = ("-h", str(self.host.sockets), "-p", number, "-U", ADMINISTRATOR)
         self.session = self.open()
-        self._keep_before = False
 
     def open(self, database: str = "postgres") -> Session:
         return open_session(self.cluster.socket, database)
 
     def load(self, load: str, keep_before: bool = False) -> None:
         """Put the load `pgbench` or `copy` behind the slot; `keep_before`: the database as it was, as `before`."""
-        self._keep_before = keep_before
-        self.load_pgbench() if load == "pgbench" else self.load_copies()
+        self.load_pgbench(keep_before=keep_before) if load == "pgbench" else self.load_copies(keep_before)
 
-    def begin(self) -> None:
+    def begin(self, keep_before: bool = False) -> None:
         prepare(self.session)
-        if self._keep_before:
+        if keep_before:
             self.session.close()
             with self.open("template1") as elsewhere:
                 elsewhere.run("CREATE DATABASE before TEMPLATE postgres STRATEGY file_copy", SECONDS)
             self.session = self.open()
         self.session.run("SELECT pg_create_logical_replication_slot('origin', 'pgoutput')", SECONDS)
 
-    def load_pgbench(self, transactions: int = PGBENCH_TRANSACTIONS) -> None:
+    def load_pgbench(self, transactions: int = PGBENCH_TRANSACTIONS, keep_before: bool = False) -> None:
         self.host.run("pgbench", "-i", "-q", "-s", str(PGBENCH_SCALE), *self.address, "postgres")
-        self.begin()
+        self.begin(keep_before)
         clients = ("-n", "-c", "4", "-j", "2", "-t", str(transactions // 4))
         self.host.run("pgbench", *clients, *self.address, "postgres")
 
-    def load_copies(self) -> None:
+    def load_copies(self, keep_before: bool = False) -> None:
         self.session.run("CREATE TABLE loaded (id bigint, name text, born date, address text, at timestamptz)", SECONDS)
-        self.begin()
+        self.begin(keep_before)
         rows = self.host.storage / "rows.csv"
         self.session.run(
             "COPY (SELECT n, 'citizen ' || md5(n::text), date '1930-01-01' + n % 30000, "

@@ -21,6 +21,7 @@ from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.configuration import configured
 from deployment.destruction import Destruction, confirm
+from deployment.exercises import Exercises
 from deployment.lint import check_templates
 from deployment.operations import Operations
 from deployment.operations import confirm as confirm_operation
@@ -56,6 +57,8 @@ class Command:
     to_time: str | None = None
     verify: bool = False
     download: Path | None = None
+    kind: str = ""
+    abort: bool = False
 
     def target(self) -> Mapping[str, str]:
         """The environment of the place to deploy to."""
@@ -247,6 +250,22 @@ def switch_over(command: Command) -> None:
     print("There is a standby again")
 
 
+def exercise(command: Command) -> None:
+    """Hold a drill of a suffix, sweep what a killed one has left, or end the one that runs."""
+    settings(command)
+    chosen = Exercises(Account(command.target()), command.suffix, _say)
+    if command.abort:
+        done = chosen.follow(chosen.abort(command.reason))
+        print(f"The drill {done.identity} is ended: {done.reason}")
+        return
+    confirm_operation(chosen.preview(command.kind), command.suffix, command.yes, input, "exercise")
+    if command.kind == "sweep":
+        chosen.sweep()
+        print("Nothing of a drill is left")
+        return
+    print(f"Outcome: {(done := chosen.run(command.kind)).outcome}. {done.reason}")
+
+
 def pause(command: Command) -> None:
     """Stop automatic action of a suffix for a while, never observation."""
     if command.minutes is None:
@@ -306,6 +325,7 @@ COMMANDS: Mapping[str, Callable[[Command], int | None]] = {
     "abandoned": abandoned,
     "reprotect": reprotect,
     "switchover": switch_over,
+    "exercise": exercise,
     "pause": pause,
     "resume": resume,
     "history": show_history,
@@ -324,8 +344,10 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
     parser.add_argument("--json", action="store_true", help="preflight, history, log, restore: print JSON")
     parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
-    parser.add_argument("--yes", metavar="SUFFIX", help="reprotect, switchover: the suffix again, instead of typing it")
-    parser.add_argument("--reason", default="", help="pause: why")
+    parser.add_argument("--yes", metavar="SUFFIX", help="operations: the suffix again, instead of typing it")
+    parser.add_argument("--reason", default="", help="pause, exercise --abort: why")
+    parser.add_argument("--kind", default="", help="exercise: replica, restore, switchover, or sweep")
+    parser.add_argument("--abort", action="store_true", help="exercise: end the drill that runs, which cleans up")
     parser.add_argument("--minutes", type=float, help="pause: for how long")
     parser.add_argument("--steps", action="store_true", help="history: each entry's timeline too")
     parser.add_argument("--verify", action="store_true", help="evidence: look whether any of it was changed")
@@ -356,6 +378,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         to_time=chosen.to_time,
         verify=chosen.verify,
         download=chosen.download,
+        kind=chosen.kind,
+        abort=chosen.abort,
     )
     # A verification that could not be made is no mere warning
     trouble = 2 if command.verify else 1

@@ -32,7 +32,16 @@ TAIL_SECONDS = 1.0
 STEP_SECONDS = 240.0
 LOAD_SECONDS = 2.0
 CALM_SECONDS = 20.0
-FAULTS = ("cut", "hang")
+FAULTS: Mapping[str, Mapping[str, object]] = {
+    "cut": {"fault": "cut"},
+    "hang": {"fault": "hang"},
+    # Too slow for a witness that signs in; who is signed in already goes on writing
+    "slow": {"fault": "slow", "delay_ms": 600},
+    # Cut off, and in the middle of that its server dies and is started again by RDS
+    "restart": {"fault": "cut"},
+}
+STUBBORN = 10_000_000
+"""Where the numbers of the clients begin that know one address only."""
 LONGEST_FAULT_SECONDS = 25.0
 """From before the suspicion until after the cut-over: a failover takes about ten seconds of it."""
 NO_GRACE = {"MULTI_AZ_GRACE_SECONDS": "0"}
@@ -69,7 +78,11 @@ class Cycles:
         self._control = account.environment["LOCAL_CLOUD_URL"]
         self._table = RecoveryTable(account.client("dynamodb"), outputs["RecoveryTableName"])
         self._operations = Operations(account, outputs["EnvironmentSuffix"], lambda _: None)
+        self._application = Application(account, outputs)
+        self._members = {outputs[f"Member{n}Identifier"]: n for n in (1, 2)}
+        self._hosts = {outputs[f"Member{n}Identifier"]: outputs[f"Member{n}Endpoint"] for n in (1, 2)}
         self._forgiven: set[int] = set()
+        self._stubborn: list[Attempt] = []
 
     def cycle(self) -> list[Step]:
         """Failover, reprotect, switchover, reprotect. Raises Problem when one of them does not come about."""
@@ -94,28 +107,61 @@ class Cycles:
         return self._judge("switchover", before, began)
 
     def partition(self, fault: str, heals_after: float) -> Step:
-        """Cut the primary off (or let it hang) and heal that after so many seconds, wherever the failover is by then.
+        """Cut the primary off, let it hang, be slow or be restarted, and heal that after so many seconds, wherever the
+        failover is by then. Beside the load there are clients that have cached its address and hold connections open.
 
         What it acknowledged before it was fenced and had not replicated is the tail; after the fence it may acknowledge
-        nothing that is not kept. When the fault heals before anything is promoted, nothing may be missing at all.
+        nothing. When the fault heals before anything is promoted, nothing may be missing at all.
         """
-        before, began = self._ready(), time.time()
-        endpoint = f"{self._control}/rds/{before.primary}/endpoint"
-        post(endpoint, {"fault": fault})
-        time.sleep(heals_after)
+        before = self._ready()
+        number = self._members[before.primary]
+        first = max((each.number for each in self._stubborn), default=STUBBORN) + 100
+        clients = Ledger(lambda: self._application.connect_member(number), writers=2, first=first)
+        clients.start()
+        try:
+            time.sleep(LOAD_SECONDS / 2)
+            began = time.time()
+            self._strike(before.primary, fault, heals_after)
+            self._until(
+                lambda: roles.known(self._table).epoch > before.epoch or self._calm_since(began + heals_after),
+                "a failover or a calm primary",
+            )
+            kind = f"{fault} {heals_after:.1f} s"
+            failed_over = roles.known(self._table).epoch > before.epoch
+            if failed_over:
+                # The record comes after the roles
+                self._until(lambda: self._fenced_at(before) is not None, f"the record that {before.primary} is fenced")
+                self._operations.await_protection(before.epoch + 1, STEP_SECONDS)
+        finally:
+            clients.stop()
+            self._stubborn += clients.attempts
+        if not failed_over:
+            lost = len(self._missing(self._attempts))
+            self._announce(f"{kind:10} epoch {before.epoch:3}  healed before anything was promoted  lost {lost}")
+            return Step(kind, before.epoch, 0.0, 0.0, 0, lost)
+        fenced_at = self._fenced_at(before)
+        assert fenced_at is not None
+        late = [
+            each.number
+            for each in acknowledged(self._attempts)
+            if each.host == self._hosts[before.primary] and each.started > fenced_at
+        ]
+        if late:
+            raise Problem(f"{before.primary} acknowledged {len(late)} transactions behind the fence, e.g. {late[0]}.")
+        return self._judge(kind, before, began, fenced_at=fenced_at)
+
+    def _strike(self, primary: str, fault: str, heals_after: float) -> None:
+        endpoint = f"{self._control}/rds/{primary}/endpoint"
+        post(endpoint, FAULTS[fault])
+        if fault == "restart":
+            time.sleep(heals_after / 2)
+            post(f"{self._control}/rds/{primary}/kill")
+        time.sleep(heals_after / 2 if fault == "restart" else heals_after)
         post(endpoint, {"fault": "none"})
-        self._until(
-            lambda: roles.known(self._table).epoch > before.epoch or self._calm_since(began + heals_after),
-            "a failover or a calm primary",
-        )
-        kind = f"{fault} {heals_after:.1f} s"
-        if roles.known(self._table).epoch > before.epoch:
-            # The record comes after the roles
-            self._until(lambda: self._fenced_at(before) is not None, f"the record that {before.primary} is fenced")
-            return self._judge(kind, before, began, fenced_at=self._fenced_at(before))
-        lost = len(self._missing(self._ledger.attempts))
-        self._announce(f"{kind:10} epoch {before.epoch:3}  healed before anything was promoted  lost {lost}")
-        return Step(kind, before.epoch, 0.0, 0.0, 0, lost)
+
+    @property
+    def _attempts(self) -> list[Attempt]:
+        return self._ledger.attempts + self._stubborn
 
     def _calm_since(self, healed_at: float) -> bool:
         return time.time() > healed_at + CALM_SECONDS and incident.read_lease(self._table) is None
@@ -163,13 +209,17 @@ class Cycles:
             raise Problem(f"After the {kind} of {before} the roles are {after}.")
         if self._ledger.broken:
             raise Problem(f"The load has stopped: {self._ledger.broken[0]}")
-        attempts = self._ledger.attempts
-        missing = self._missing(attempts)
+        missing = self._missing(self._attempts)
         last = fenced_at if fenced_at is not None else began + 0.5
         tail = {n for n, a in missing.items() if kind != "switchover" and began - TAIL_SECONDS <= a.ended <= last}
         self._forgiven |= tail
         step = Step(
-            kind, after.epoch, outage(attempts, began, ended), ended - began, len(tail), len(missing) - len(tail)
+            kind,
+            after.epoch,
+            outage(self._ledger.attempts, began, ended),
+            ended - began,
+            len(tail),
+            len(missing) - len(tail),
         )
         self._announce(
             f"{step.kind:10} epoch {step.epoch:3}  outage {step.outage:5.1f} s  standby again after "
@@ -197,7 +247,7 @@ def partitions(course: Cycles, rounds: int, seed: int) -> list[Step]:
     """So many faults that heal at moments which the seed chooses."""
     chance = random.Random(seed)  # noqa: S311  (a replayable choice of moments)
     return [
-        course.partition(chance.choice(FAULTS), round(chance.uniform(1, LONGEST_FAULT_SECONDS), 1))
+        course.partition(chance.choice(list(FAULTS)), round(chance.uniform(1, LONGEST_FAULT_SECONDS), 1))
         for _ in range(rounds)
     ]
 

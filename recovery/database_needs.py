@@ -83,16 +83,29 @@ NAMES: Mapping[str, Need] = {
         ),
         Need(Grant.ANYONE),
     ),
-    # Columns and arguments that came late
+    # Columns and arguments that came late; so did the fifth of pg_create_logical_replication_slot, `failover`
     "invalidation_reason": Need(Grant.ANYONE, since=17),
     "synced": Need(Grant.ANYONE, since=17),
     # Roles that RDS brings; who holds rds_superuser may grant them
     "rds_iam": Need(Grant.MAIN_USER),
     "rds_replication": Need(Grant.MAIN_USER),
     "rds_superuser": Need(Grant.MAIN_USER),
-    # Settings that not everybody may change
+}
+
+SETTINGS: Mapping[str, Need] = {
+    **dict.fromkeys(
+        (
+            *("bytea_output", "client_min_messages", "DateStyle", "extra_float_digits", "IntervalStyle", "jit"),
+            *("lc_monetary", "lock_timeout", "search_path", "synchronous_commit", "TimeZone", "xmloption"),
+        ),
+        Need(Grant.ANYONE),
+    ),
+    # Of a role that the session's user is a member of
+    "role": Need(Grant.CREATOR),
+    # PostgreSQL's superusers may, and whoever is given SET on it (since 15); on RDS rds_superuser is
     "session_replication_role": Need(Grant.MAIN_USER),
 }
+"""What the SQL sets for its session or transaction, but for settings of its own (`recovery.…`)."""
 
 STATEMENTS: Mapping[str, Need] = {
     # PostgreSQL asks for a superuser here; RDS lets its main user
@@ -114,5 +127,11 @@ STATEMENTS: Mapping[str, Need] = {
     "DROP TABLE": Need(Grant.OWNER),
     "CREATE INDEX": Need(Grant.OWNER),
     "DROP INDEX": Need(Grant.OWNER),
+    # Of the functions' roles, which the main user made, in groups that rds_superuser may give
+    "GRANT ROLE": Need(Grant.MAIN_USER),
+    "REVOKE ROLE": Need(Grant.MAIN_USER),
+    # On what the main user made, and on the database that it owns
+    **dict.fromkeys(("GRANT ON DATABASE", "GRANT ON FUNCTION", "GRANT ON SCHEMA", "GRANT ON TABLE"), Need(Grant.OWNER)),
+    **dict.fromkeys(("REVOKE ON FUNCTION", "REVOKE ON SCHEMA", "REVOKE ON TABLE"), Need(Grant.OWNER)),
 }
-"""Of DDL; what GRANT and REVOKE give belongs to the main user, which made it."""
+"""Of DDL."""

@@ -156,6 +156,7 @@ class Security(CitizensStack):
             self.names.failover_log_group,
             self.names.machine_log_group(self.names.reprotect_machine),
             self.names.machine_log_group(self.names.switchover_machine),
+            self.names.machine_log_group(self.names.drill_machine),
             self.names.flow_log_group,
             self.names.member_log_group(first, "*"),
             self.names.member_log_group(second, "*"),

@@ -51,8 +51,8 @@ UNUSED: Sequence[Unused] = (
             "AWS Lambda API reference, DeadLetterConfig",
         )
         for function in (
-            *("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify", "log-care"),
-            *("reprotect", "switchover", "evidence"),
+            *("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify"),
+            *("reprotect", "switchover"),
         )
     ),
     Unused(

@@ -20,7 +20,8 @@ from deployment import remains
 from deployment.account import Account
 from deployment.destruction import Destruction
 from deployment.evidence import EvidenceRoom
-from deployment.operations import Operations
+from deployment.exercises import Exercises
+from deployment.operations import Operations, Started
 from deployment.problem import Problem
 from drills.client import Application
 from drills.cycles import INSTANT, Cycles
@@ -31,8 +32,10 @@ from recovery import evidence, evidence_store, history, incident
 from recovery.table import RecoveryTable
 from stacks.settings import REGION
 from tests.integration.conftest import Deployed, eventually
+from tests.integration.test_drills_on_aws import copies
 
 TABLE = "public.workflow_test"
+drilling: list[Started] = []
 
 
 def rows(connection: psycopg.Connection[tuple[object, ...]]) -> set[str]:
@@ -354,6 +357,9 @@ def test_the_standby_takes_over_when_the_primary_is_lost(deployed: Deployed, wri
     lost, standby = deployed.outputs["Member1Identifier"], deployed.outputs["Member2Identifier"]
     with deployed.application.connect_reader() as reader:
         eventually(lambda: written in rows(reader), 10, "the row on the standby")
+    # A drill is under way: nothing of what follows may wait for it
+    drilling.append(Exercises(deployed.account, deployed.outputs["EnvironmentSuffix"], print).start("replica"))
+    eventually(lambda: copies(deployed), 60, "the copy of a drill")
 
     post(f"{deployed.control}/rds/{lost}/lose")
 
@@ -366,6 +372,22 @@ def test_the_standby_takes_over_when_the_primary_is_lost(deployed: Deployed, wri
     with deployed.application.connect() as connection:
         assert written in rows(connection)
     write(deployed.application)
+
+
+@pytest.mark.breaks_the_machine
+def test_the_drill_that_ran_when_the_primary_was_lost_has_given_way_and_cleaned_up(deployed: Deployed) -> None:
+    def gone() -> bool:
+        states = deployed.account.client("stepfunctions")
+        (started,) = drilling
+        return states.describe_execution(executionArn=started.execution_arn)["status"] != "RUNNING"
+
+    eventually(gone, 60, "the end of the drill")
+    (done,) = [
+        entry for entry in history.read(recovery_table(deployed)) if entry.execution == drilling[0].execution_arn
+    ]
+    # Whichever it sees first: the lease, or that RDS cannot make a replica of a lost instance
+    assert done.outcome in ("aborted", "failed"), done.reason
+    assert copies(deployed) == []
 
 
 @pytest.mark.breaks_the_machine
@@ -427,10 +449,8 @@ def test_a_pause_is_known_and_ended_and_the_history_tells_what_has_happened(depl
         operator.preview_of_switchover()
     assert operator.resume()
     assert not operator.resume()
-    assert [(entry.kind, entry.outcome) for entry in operator.history()] == [
-        ("reprotect", "protected"),
-        ("failover", "promoted"),
-    ]
+    told = [(entry.kind, entry.outcome) for entry in operator.history() if not entry.kind.endswith("drill")]
+    assert told == [("reprotect", "protected"), ("failover", "promoted")]
 
 
 @pytest.mark.breaks_the_machine
@@ -490,8 +510,10 @@ def test_an_infrastructure_diff_after_every_change_of_roles_is_empty(deployed: D
 
 
 @pytest.mark.breaks_the_machine
-def test_a_destroy_after_every_change_of_roles_leaves_nothing(deployed: Deployed) -> None:
+def test_a_destroy_in_the_middle_of_a_drill_after_every_change_of_roles_leaves_nothing(deployed: Deployed) -> None:
     assert deployed.cdk is not None
+    Exercises(deployed.account, deployed.outputs["EnvironmentSuffix"], print).start("replica")
+    eventually(lambda: copies(deployed), 60, "the copy of a drill, which nobody waits for")
     outcome = Destruction(deployed.account, deployed.cdk, protect=False, announce=print).run()
     assert (outcome.kept, outcome.left) == ((), ())
     assert remains.of(deployed.account, deployed.cdk.suffix) == []

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("stacks", "recovery", "functions", "local_cloud", "deployment", "drills", "privilege", "benchmarks")
+PACKAGES = (
+    "stacks",
+    "recovery",
+    "functions",
+    "local_cloud",
+    "deployment",
+    "drills",
+    "privilege",
+    "assessment",
+    "benchmarks",
+)
 
 MAY_IMPORT = {
     "recovery": set(),
@@ -18,6 +28,10 @@ MAY_IMPORT = {
     "deployment": {"recovery", "stacks.settings", "stacks.names", "stacks.promised"},
     "drills": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
+    "assessment": {
+        *("deployment", "drills.report", "recovery.promise", "recovery.worst_case"),
+        *("stacks.settings", "stacks.names", "stacks.templates", "stacks.promised"),
+    },
     "benchmarks": {"recovery", "deployment", "stacks.settings", "drills", "local_cloud"},
 }
 

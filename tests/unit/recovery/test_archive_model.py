@@ -7,13 +7,15 @@ single step many thousand times is what the real server and real kills of the te
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 from unittest import mock
 
 from hypothesis import given, settings
@@ -35,10 +37,14 @@ class Killed(Exception):
 
 @dataclass
 class Fuse:
-    """Burns by one at each step that can fail; what fails is before the step took effect, or after."""
+    """Burns by one at each step that can fail; what fails is before the step took effect, or after.
+
+    A disk that is full (OSError) fails what is written, half-way, and stays full until somebody makes room.
+    """
 
     left: int | None = None
     failure: type[Exception] = Killed
+    full: bool = False
 
     def step(self, what: Callable[[], Any]) -> Any:
         self._burn()
@@ -51,7 +57,19 @@ class Fuse:
             self.left -= 1
             if self.left < 0:
                 self.left = None
+                if self.failure is OSError:
+                    self.full = True
+                    return
                 raise self.failure("the fuse has burnt down")
+
+    def write(self, file: IO[Any], data: Any) -> int:
+        self._burn()
+        if self.full:
+            file.write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = file.write(data)
+        self._burn()
+        return written
 
 
 @dataclass
@@ -135,17 +153,36 @@ ROUNDS = st.lists(
         Round,
         commits=st.integers(0, 4),
         slot=st.sampled_from(["kept", "kept", "lost", "dropped"]),
-        fuse=st.one_of(st.none(), st.integers(0, 35), st.integers(0, 35)),
-        failure=st.sampled_from([Killed, Unreachable]),
+        fuse=st.one_of(st.none(), st.integers(0, 60), st.integers(0, 60)),
+        failure=st.sampled_from([Killed, Unreachable, OSError]),
     ),
     max_size=8,
 )
 
 
+class Written:
+    """A file that is written through a fuse."""
+
+    def __init__(self, file: IO[Any], fuse: Fuse) -> None:
+        self._file, self._fuse = file, fuse
+
+    def __enter__(self) -> Written:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: Any) -> int:
+        return self._fuse.write(self._file, data)
+
+
 @contextlib.contextmanager
 def files_that_fail(fuse: Fuse) -> Iterator[None]:
     """The operations on files that matter, each of which may be the last; syncing itself is spared."""
-    rename, unlink = Path.rename, Path.unlink
+    rename, unlink, opened = Path.rename, Path.unlink, Path.open
 
     def synced(descriptor: int) -> None:
         fuse.step(lambda: None)
@@ -159,8 +196,13 @@ def files_that_fail(fuse: Fuse) -> Iterator[None]:
         else:
             fuse.step(lambda: unlink(path, missing_ok))
 
+    def opens(path: Path, mode: str = "r", **options: Any) -> Any:
+        file = opened(path, mode, **options)
+        return Written(file, fuse) if "w" in mode else file
+
     with (
         mock.patch.object(os, "fsync", synced),
+        mock.patch.object(Path, "open", opens),
         mock.patch.object(Path, "rename", renamed),
         mock.patch.object(Path, "unlink", unlinked),
     ):
@@ -190,9 +232,9 @@ def test_whatever_fails_every_transaction_is_kept_once_or_lies_in_a_gap(rounds: 
                 if this.slot != "kept":
                     server.lose(drop=this.slot == "dropped")
                 fuse.left, fuse.failure = this.fuse, this.failure
-                with contextlib.suppress(Killed, Unreachable):
+                with contextlib.suppress(Killed, Unreachable, OSError):
                     run(server, folder)
-                fuse.left = None
+                fuse.left, fuse.full = None, False
             server.commit()
             run(server, folder)
         kept: list[int] = []
@@ -210,3 +252,44 @@ def test_whatever_fails_every_transaction_is_kept_once_or_lies_in_a_gap(rounds: 
         assert verify(root).verdict in ((OK, WARNING) if lost_something else (OK,))
     finally:
         shutil.rmtree(root)
+
+
+def test_a_disk_that_is_full_at_any_write_stops_the_archive_and_loses_nothing_once_there_is_room(
+    tmp_path: Path,
+) -> None:
+    """Every write of a run in turn, the slot lost in between, so a gap is written too; what was kept stays sound."""
+    stopped = 0
+    for left in itertools.count():
+        root = tmp_path / str(left)
+        fuse = Fuse()
+        server = Server(fuse)
+        with files_that_fail(fuse):
+            run(server, root / "epoch-1")
+            server.commit()
+            run(server, root / "epoch-1")
+            before = verify(root)
+            server.commit()
+            server.lose(drop=False)
+            server.commit()
+            fuse.left, fuse.failure = left, OSError
+            try:
+                run(server, root / "epoch-1")
+            except OSError:
+                stopped += 1
+            burnt_down = fuse.left is None
+            fuse.left = None
+            if fuse.full:  # still: every further run fails as well, and harms nothing
+                with contextlib.suppress(OSError):
+                    run(server, root / "epoch-1")
+                assert verify(root).verdict in (OK, WARNING)
+            fuse.full = False
+            run(server, root / "epoch-1")
+            server.commit()
+            run(server, root / "epoch-1")
+        report = verify(root)
+        assert (before.verdict, report.verdict) == (OK, WARNING), report.as_text()
+        assert report.epochs[0].gaps == 1
+        assert report.epochs[0].transactions == 2, "all but those in the gap"
+        if not burnt_down:
+            break
+    assert stopped > 10

@@ -10,15 +10,21 @@ from functools import cache
 import pytest
 
 import app
-from recovery.database_needs import NAMES, NEWEST, STATEMENTS, Grant
+from recovery.database_needs import NAMES, NEWEST, SETTINGS, STATEMENTS, Grant
 from tests.unit.recovery.conftest import Pair
 
-_LATE = ("invalidation_reason", "synced", "session_replication_role")
+_LATE = ("invalidation_reason", "synced")
 _NAME = re.compile(rf"\b(?:(?:pg|rds)_[a-z_]*[a-z]|{'|'.join(_LATE)})\b")
 _STATEMENT = re.compile(
     r"\b(CREATE|ALTER|DROP) (?:OR REPLACE )?"
     r"(EVENT TRIGGER|TEMPORARY TABLE|EXTENSION|FUNCTION|INDEX|PUBLICATION|ROLE|SCHEMA|SUBSCRIPTION|TABLE|USER|DATABASE|"
     r"TABLESPACE|CAST|LANGUAGE|SERVER|SYSTEM)\b"
+)
+_GRANT = re.compile(
+    r"\b(GRANT|REVOKE) (?:(?:[A-Z]+(?:, )?)+ ON (ALL TABLES|DATABASE|FUNCTION|SCHEMA|[a-z_.]+)|%[sI] (?:TO|FROM))"
+)
+_SETTING = re.compile(
+    r"\bSET (?:LOCAL |SESSION )?([A-Za-z_]+) ?(?:=|TO)\s|set_config\('([A-Za-z_]+)'|\b(SET LOCAL ROLE)\b"
 )
 # Names of programs.
 _NOT_SQL = {"pg_dump", "pg_restore"}
@@ -47,6 +53,20 @@ def texts() -> Iterator[str]:
             )
 
 
+def granted(verb: str, on: str) -> str:
+    if not on:
+        return f"{verb} ROLE"
+    return f"{verb} ON {on if on.isupper() and on != 'ALL TABLES' else 'TABLE'}"
+
+
+def settings_used() -> frozenset[str]:
+    """What looks like a setting of PostgreSQL in the code's SQL, in small letters."""
+    found: set[str] = set()
+    for text in texts():
+        found.update("role" if role else (plain or called).lower() for plain, called, role in _SETTING.findall(text))
+    return frozenset(found)
+
+
 @cache
 def used() -> tuple[frozenset[str], frozenset[str]]:
     """Names and statements in the code's SQL."""
@@ -55,6 +75,7 @@ def used() -> tuple[frozenset[str], frozenset[str]]:
     for text in texts():
         names.update(_NAME.findall(text))
         statements.update(f"{verb} {what}" for verb, what in _STATEMENT.findall(text))
+        statements.update(granted(verb, on) for verb, on in _GRANT.findall(text))
     return frozenset(names - _NOT_SQL), frozenset(statements)
 
 
@@ -68,8 +89,20 @@ def test_every_statement_that_makes_changes_or_removes_something_is_listed_and_n
     assert STATEMENTS.keys() - used()[1] == set(), "nothing uses these any more"
 
 
+def test_every_setting_that_the_sql_changes_is_listed_and_whoever_must_may_change_it(members: Pair) -> None:
+    """Asked of PostgreSQL itself: which names are settings, and which of them any user may set."""
+    with members.open() as session:
+        contexts = dict(session.run("SELECT lower(name), context FROM pg_settings", 5))
+    # It is of the session, not of the server, so it is not among them
+    contexts["role"] = "member"
+    listed = {name.lower(): need for name, need in SETTINGS.items()}
+    assert settings_used() & contexts.keys() == listed.keys(), "say in recovery/database_needs.py who may on RDS"
+    for name, need in listed.items():
+        assert (contexts[name] == "user") == (need.grant is Grant.ANYONE), name
+
+
 def test_nothing_needs_a_release_after_17() -> None:
-    assert {name for name, need in {**NAMES, **STATEMENTS}.items() if need.since > NEWEST} == set()
+    assert {name for name, need in {**NAMES, **SETTINGS, **STATEMENTS}.items() if need.since > NEWEST} == set()
 
 
 @pytest.mark.parametrize("text", ["SELECT pg_read_file('x')", "SELECT pg_get_acl(1, 2, 3)", "ALTER SYSTEM SET x = 1"])

@@ -16,6 +16,7 @@ from recovery import clock
 from recovery.connection import Session
 from recovery.transaction_log import path, source, standing
 from recovery.transaction_log.__main__ import main
+from recovery.transaction_log.after_promotion import bring_up
 from recovery.transaction_log.application import Application, Diverged
 from recovery.transaction_log.archive import Archive
 from recovery.transaction_log.batches import Batches, Until
@@ -327,6 +328,39 @@ def test_onto_a_promoted_standby_what_it_lacked_and_nothing_else(new_pair: Pair,
         account = roll_forward(promoted, log, TO_THE_END)
         assert digests(promoted, 5) == wanted
     assert (account.transactions, account.tables["public.t"].updated, account.end) == (2, 10, log.end())
+
+
+def test_a_client_that_was_quicker_than_the_roll_forward_costs_what_comes_behind_it_and_no_more(
+    new_pair: Pair, tmp_path: Path
+) -> None:
+    """It wrote to the promoted member what a transaction of the log writes too: those before that one are applied."""
+    new_pair.prepare()
+    with new_pair.open() as primary, new_pair.open() as keeper:
+        kept = Archive(keeper, tmp_path / "epoch-1", 1)
+        kept.prepare()
+        primary.run("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (0, 0)", 5)
+        new_pair.caught_up()
+        cut_off(new_pair)
+        for statement in (
+            "INSERT INTO t VALUES (1, 1)",
+            "UPDATE t SET n = 5 WHERE id = 0",
+            "INSERT INTO t VALUES (7, 7)",
+            "INSERT INTO t VALUES (8, 8)",
+        ):
+            primary.run(statement, 5)
+        while kept.step() is not None:
+            pass
+    new_pair.fleet.kill(PRIMARY)
+    promote(new_pair)
+    log = Log(tmp_path)
+    with new_pair.open(new_pair.standby) as promoted:
+        promoted.run("INSERT INTO t VALUES (7, -7)", 5)
+        account = bring_up(promoted, log, 1, 20)
+        assert (account["transactions"], account["tables"]["public.t"]["inserted"]) == (2, 1)
+        assert '"public"."t" does not take the log' in account["trouble"]
+        found = promoted.run("SELECT id, n FROM public.t ORDER BY id", 5)
+        assert found == [[0, 5], [1, 1], [7, -7]], "nothing of the client's was overwritten"
+        assert bring_up(promoted, log, 1, 20) == account, "another try adds nothing and tells the same"
 
 
 def cut_off(pair: Pair) -> None:

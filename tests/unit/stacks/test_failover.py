@@ -497,7 +497,7 @@ def test_the_roles_that_services_take_are_for_this_account_only(system: System) 
 
 
 def test_what_rds_reports_about_the_members_reaches_the_topic(system: System) -> None:
-    (rule,) = system.of("AWS::Events::Rule")
+    (rule,) = system.of("AWS::Events::Rule", "Failover")
     pattern = rule.properties["EventPattern"]
     assert pattern["source"] == ["aws.rds"]
     assert {"failure", "failover", "availability"} <= set(pattern["detail"]["EventCategories"])

@@ -73,7 +73,7 @@ def test_a_function_exists_only_while_its_permissions_do(system: System) -> None
         assert f"{each.logical_id}Policy" in each.body["DependsOn"]
 
 
-def test_witnesses_archive_and_preparation_run_by_schedules_under_roles_of_their_own(system: System) -> None:
+def test_witnesses_archive_preparation_and_drills_run_by_schedules_under_roles_of_their_own(system: System) -> None:
     schedules = {
         each.properties["Name"]: each.properties
         for each in system.of("AWS::Scheduler::Schedule")
@@ -86,12 +86,14 @@ def test_witnesses_archive_and_preparation_run_by_schedules_under_roles_of_their
         f"citizens-log-care-{SUFFIX}": "rate(720 minutes)",
         f"citizens-rotation-{SUFFIX}": "rate(5 minutes)",
         f"citizens-evidence-{SUFFIX}": "rate(15 minutes)",
+        f"citizens-drill-machine-{SUFFIX}": "cron(30 2 * * ? *)",
+        f"citizens-posture-{SUFFIX}": "rate(1 minute)",
     }
     assert json.loads(schedules[f"citizens-rotation-{SUFFIX}"]["Target"]["Input"]) == {
         "Step": "prepareDatabase",
         "time": "<aws.scheduler.scheduled-time>",
     }
-    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 6
+    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 8
     for each in schedules.values():
         assert each["FlexibleTimeWindow"] == {"Mode": "OFF"}
         assert "DeadLetterConfig" in each["Target"]
@@ -107,6 +109,7 @@ USERS = {
     "rewind": "citizens_roll_forward",
     "verify": "citizens_verify",
     "switchover": "citizens_probe",
+    "drill": "citizens_drill",
 }
 
 

@@ -55,6 +55,7 @@ def test_functions_reach_members_endpoints_and_mounts_and_are_let_in_there(syste
     assert out == {
         ("FunctionGroup", "Member1Group", 5432),
         ("FunctionGroup", "Member2Group", 5432),
+        ("FunctionGroup", "DrillGroup", 5432),
         ("FunctionGroup", "EndpointGroup", 443),
         ("FunctionGroup", "MountGroup", 2049),
     }

@@ -19,7 +19,7 @@ from tests.unit.stacks.conftest import NESTED, STATEFUL, SUFFIX, Resource, Syste
 OUTPUTS = {
     *("EnvironmentSuffix", "Region", "WriterUri", "ReaderUri", "Member1Endpoint", "Member2Endpoint"),
     *("Member1Identifier", "Member2Identifier", "SecretArn", "SecretName", "FailoverStateMachineArn"),
-    *("ReprotectStateMachineArn", "SwitchoverStateMachineArn"),
+    *("ReprotectStateMachineArn", "SwitchoverStateMachineArn", "DrillStateMachineArn"),
     *("AlertTopicArn", "FileSystemId", "AccessPointId", "RecoveryTableName", "VpcId", "DataKeyArn"),
     *("BackupVaultName", "DashboardName", "RotationFunctionName", "WitnessAFunctionName", "WitnessCFunctionName"),
     *(
@@ -65,7 +65,7 @@ def tags_of(resource: Resource) -> set[str]:
     return {tag["Key"] for tag in tags} if isinstance(tags, list) else set(tags)
 
 
-def test_the_parent_holds_seven_nested_stacks_and_nothing_else(system: System) -> None:
+def test_the_parent_holds_the_nested_stacks_and_nothing_else(system: System) -> None:
     kinds = [each.type for each in system.of("AWS::CloudFormation::Stack", "parent")]
     assert len(kinds) == len(NESTED) == len(system.templates["parent"]["Resources"])
 
@@ -222,12 +222,12 @@ def test_functions_machine_and_schedules_have_a_role_each(system: System) -> Non
         if (kind, each.stack) != ("AWS::Scheduler::Schedule", "Network")
         for value in [reduce(lambda found, key: found[key], path, each.properties)]
     ]
-    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 3 + 5 + 1
+    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 4 + 7 + 1
 
 
 def test_every_log_group_has_a_key_a_retention_and_a_name(system: System) -> None:
     groups = system.of("AWS::Logs::LogGroup")
-    assert len(groups) == len(FUNCTIONS) + 3 + 1 + 4
+    assert len(groups) == len(FUNCTIONS) + 4 + 1 + 4
     for group in groups:
         assert group.properties["RetentionInDays"] == 365
         assert "KmsKeyId" in group.properties
