@@ -13,7 +13,7 @@ from rich.console import Console
 from drills import report as report_module
 from drills.chain import Chain
 from drills.measurement import Measurement, Objectives
-from drills.report import Action, Plan, Report, Setting, commit_of, plan_of, summarise
+from drills.report import Action, Plan, Report, Setting, commit_of, course, plan_of, summarise, write
 from drills.timeline import Entry, Timeline
 
 MET = Measurement("met", "Outage 9.0 s of 900 s.", 9.0, 0.4, 0.0, 120, 0)
@@ -109,6 +109,21 @@ def test_the_page_is_written_beside_the_record_and_both_are_sealed(reports: Path
     own = reports / made().identity
     assert {each.name for each in own.iterdir()} == {"report.json", "report.html"}
     assert (own / "report.html").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize(("lost", "outage", "verdict"), [(0, 5.0, "met"), (1, 5.0, "missed"), (0, 901.0, "missed")])
+def test_a_course_of_many_rounds_has_a_report_too(reports: Path, lost: int, outage: float, verdict: str) -> None:
+    rounds = [
+        {"kind": "failover", "epoch": 2, "outage": outage, "unprotected": 9.0, "tail": 1, "lost": lost},
+        {"kind": "switchover", "epoch": 3, "outage": 1.0, "unprotected": 8.0, "tail": 0, "lost": 0},
+    ]
+    entries = [Entry(1_800_000_000.0, "cycles", "deployed")]
+    record = course("cycles", rounds, "2 rounds", entries, Objectives(900, 3600), Setting("someone"))
+    assert (record["verdict"], record["rto_seconds"]) == (verdict, outage)
+    page = write(record, reports).with_name("report.html").read_text(encoding="utf-8")
+    assert "<h2>Rounds</h2>" in page
+    assert "switchover" in page
+    assert Chain(reports).verify().verdict == "OK"
 
 
 def test_a_plan_is_named_and_hashed(tmp_path: Path) -> None:
