@@ -39,6 +39,9 @@ $(READY): requirements.txt constraints.txt package.json package-lock.json
 drill: $(READY) ## lose the primary on this machine and measure the recovery (SCENARIO=list for others)
 	@$(BIN)/python -m drills --scenario $(SCENARIO)
 
+verify-drills: $(READY) ## look whether any drill's report on this machine was changed
+	@$(BIN)/python -m drills --verify
+
 cycles: $(READY) ## ten times in a row: failover, reprotect, switchover, reprotect, under load (CYCLES=n for others)
 	@$(BIN)/python -m drills --cycles $(or $(CYCLES),10)
 
@@ -157,6 +160,9 @@ override: $(READY) ## accept a loss so that a refused failover goes on: make ove
 
 history: $(READY) ## incidents and operations, newest first: make history ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment history --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+evidence: $(READY) ## sealed records: make evidence ENV_SUFFIX=dev (VERIFY=yes finds any change, DOWNLOAD=folder fetches)
+	@$(BIN)/python -m deployment evidence --suffix "$(ENV_SUFFIX)" $(if $(filter yes,$(VERIFY)),--verify) $(if $(DOWNLOAD),--download "$(DOWNLOAD)") $(LOCAL)
 
 log: $(READY) ## list the transaction log's transactions on AWS: make log ENV_SUFFIX=dev SINCE=2026-11-22T10:00:00
 	@$(BIN)/python -m deployment log --suffix "$(ENV_SUFFIX)" $(if $(SINCE),--since "$(SINCE)") $(if $(BEFORE),--before "$(BEFORE)")

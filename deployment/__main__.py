@@ -16,7 +16,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deployment import branch, branch_secret, local, outputs, preflight
+from deployment import branch, branch_secret, evidence, local, outputs, preflight
 from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.configuration import configured
@@ -59,6 +59,8 @@ class Command:
     before: str | None = None
     before_transaction: str | None = None
     to_time: str | None = None
+    verify: bool = False
+    download: Path | None = None
     kind: str = ""
     abort: bool = False
 
@@ -298,6 +300,24 @@ def show_history(command: Command) -> None:
     print(history.as_json(entries) if command.as_json else history.as_text(entries, steps=command.steps))
 
 
+def show_evidence(command: Command) -> int:
+    """List the sealed records of a suffix and fetch them, or look whether any was changed: 0 OK, 1 a warning, 2 a
+    change, or that it could not be told."""
+    settings(command)
+    room = evidence.EvidenceRoom(Account(command.target()), command.suffix)
+    if command.verify:
+        verification = room.verify()
+        as_text, as_json = evidence.verification_as_text, evidence.verification_as_json
+        print(as_json(verification) if command.as_json else as_text(verification))
+        return verification.exit_code
+    found = evidence.listed(room.entries(), room.receipts())
+    print(json.dumps(found, indent=2, ensure_ascii=False) if command.as_json else evidence.as_text(found))
+    if command.download is not None:
+        fetched = list(room.download(command.download))
+        _say_aside(f"{len(fetched)} objects are in {command.download}")
+    return 0
+
+
 def operations(command: Command) -> Operations:
     """The operations of a suffix."""
     settings(command)
@@ -309,7 +329,7 @@ def settings(command: Command) -> Settings:
     return configured({"environmentSuffix": command.suffix} if command.suffix else {})
 
 
-COMMANDS: Mapping[str, Callable[[Command], None]] = {
+COMMANDS: Mapping[str, Callable[[Command], int | None]] = {
     "synth": synth,
     "preflight": check,
     "deploy": deploy,
@@ -326,6 +346,7 @@ COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "resume": resume,
     "override": accept_loss,
     "history": show_history,
+    "evidence": show_evidence,
     "local-up": local_up,
     "local-down": local_down,
 }
@@ -348,6 +369,8 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--accepts", default="", help="override: what may be lost, lag or fence or both (lag,fence)")
     parser.add_argument("--withdraw", action="store_true", help="override: accept nothing any more")
     parser.add_argument("--steps", action="store_true", help="history: each entry's timeline too")
+    parser.add_argument("--verify", action="store_true", help="evidence: look whether any of it was changed")
+    parser.add_argument("--download", type=Path, metavar="FOLDER", help="evidence: fetch it into this folder")
     parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
     parser.add_argument("--since", metavar="TIME", help="log: transactions from this time on (UTC)")
     parser.add_argument("--before", metavar="TIME", help="log: transactions before this time (UTC)")
@@ -374,24 +397,27 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         before=chosen.before,
         before_transaction=chosen.before_transaction,
         to_time=chosen.to_time,
+        verify=chosen.verify,
+        download=chosen.download,
         kind=chosen.kind,
         abort=chosen.abort,
     )
+    # A verification that could not be made is no mere warning
+    trouble = 2 if command.verify else 1
     try:
-        COMMANDS[chosen.command](command)
+        return COMMANDS[chosen.command](command) or 0
     except (Problem, SettingsError) as problem:
         print(problem, file=sys.stderr)
-        return 1
+        return trouble
     except ClientError as error:
         print(f"AWS refused {error.operation_name}: {error.response['Error'].get('Message', error)}", file=sys.stderr)
-        return 1
+        return trouble
     except BotoCoreError as error:
         print(f"AWS could not be asked: {error}", file=sys.stderr)
-        return 1
+        return trouble
     except KeyboardInterrupt:
         print("Interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -163,6 +163,23 @@ def _log_care(site: Site) -> None:
     _logged(site, "log-care")
 
 
+def _evidence(site: Site) -> None:
+    """A record that has ended is sealed, and what the bucket holds of it is what the chain holds."""
+    identity = f"drill#exercise-{secrets.token_hex(4)}"
+    site.write(identity, outcome="passed", started_at=now_iso(), ended_at=now_iso())
+    site.renew("evidence")
+    answer = site.invoke("evidence", {})
+    expect(answer["exported"] >= 1, f"nothing was exported: {answer}")
+    number = int((site.record(f"sealed#{identity}") or {"number": {"N": "0"}})["number"]["N"])
+    expect(number, f"{identity} was not sealed: {answer}")
+    held = (site.record(f"evidence#{number}") or {}).get("sha256", {}).get("S")
+    objects, bucket = site.client("s3"), site.outputs["EvidenceBucketName"]
+    name = f"records/{number:06d}-{identity.replace('#', '-')}.json"
+    kept = json.loads(objects.get_object(Bucket=bucket, Key=name)["Body"].read())
+    expect(kept["sha256"] == held, f"{name} is not entry {number} of the chain")
+    _logged(site, "evidence")
+
+
 def _posture(site: Site) -> None:
     """Roles, observations and lease are read, RDS is asked of both members, and CloudWatch takes the numbers."""
     site.role_record()
@@ -461,7 +478,7 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     *(
         Exercise(f"the schedule of {name} invokes it", f"citizens-{name}-schedule", _schedule_left_alone(name))
-        for name in ("rotation", "log-care", "posture")
+        for name in ("rotation", "log-care", "posture", "evidence")
     ),
     Exercise("the default group is closed again", "citizens-close-default-group", _close_default_group),
     Exercise("the probe reaches the primary", "citizens-probe", _probe),
@@ -473,6 +490,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise("the four steps of a rotation change the password", "citizens-rotation", _rotate, heals=True),
     Exercise("the archive works through the log", "citizens-archive", _archive),
     Exercise("the log's files are looked after", "citizens-log-care", _log_care),
+    Exercise("a record is sealed and exported", "citizens-evidence", _evidence),
     Exercise("how ready the system is gets measured", "citizens-posture", _posture),
     Exercise("the log is read, and a database's place in it found", "citizens-rewind", _rewind),
     *(
@@ -481,7 +499,7 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     *(
         Exercise(f"a failed run of {name} is kept in the queue", f"citizens-{name}", _dead_letter(name))
-        for name in (*FUNCTIONS_OF_SCHEDULES, "rotation", "log-care", "posture")
+        for name in (*FUNCTIONS_OF_SCHEDULES, "rotation", "log-care", "posture", "evidence")
     ),
     Exercise("the reprotect of a healthy pair has nothing to do", "citizens-reprotect", operations.plan),
     Exercise("a switchover may begin and its standby is asked", "citizens-switchover", operations.questions),

@@ -36,6 +36,8 @@ LANES: Sequence[Sequence[str]] = (
         "citizens-rotation-schedule",
         "citizens-log-care",
         "citizens-log-care-schedule",
+        "citizens-evidence",
+        "citizens-evidence-schedule",
     ),
     (
         *(f"citizens-{name}-schedule" for name in FUNCTIONS_OF_SCHEDULES),

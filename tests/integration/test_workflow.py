@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from deployment import remains
 from deployment.account import Account
 from deployment.destruction import Destruction
+from deployment.evidence import EvidenceRoom
 from deployment.exercises import Exercises
 from deployment.operations import Operations, Started
 from deployment.problem import Problem
@@ -27,7 +28,7 @@ from drills.cycles import INSTANT, Cycles
 from drills.ledger import Ledger
 from drills.rotation_load import rotate_under_load
 from drills.scenarios import post
-from recovery import history, incident, override, roles
+from recovery import evidence, evidence_store, history, incident, override, roles
 from recovery.table import RecoveryTable
 from stacks.names import Names
 from stacks.settings import REGION
@@ -519,6 +520,29 @@ def test_a_failover_that_was_refused_for_the_lag_happens_under_an_operators_over
 
 def recovery_table(deployed: Deployed) -> RecoveryTable:
     return RecoveryTable(deployed.account.client("dynamodb"), deployed.outputs["RecoveryTableName"])
+
+
+@pytest.mark.breaks_the_machine
+def test_all_that_happened_is_sealed_and_exported_by_itself_and_any_change_is_found(deployed: Deployed) -> None:
+    room, table = EvidenceRoom(deployed.account, deployed.outputs["EnvironmentSuffix"]), recovery_table(deployed)
+    happened = {identity for identity, record in evidence.sources(table).items() if evidence.has_ended(record)}
+    assert len(happened) >= 4, "failovers, switchover and reprotects of the tests before"
+    eventually(lambda: room.verify().verdict == evidence.OK, 60, "everything sealed and exported")
+    entries = room.entries()
+    assert happened <= {entry.subject for entry in entries.values()}
+    s3, bucket = deployed.account.client("s3"), deployed.outputs["EvidenceBucketName"]
+    exported = s3.get_object(Bucket=bucket, Key=evidence_store.key(entries[1], "json"))
+    whole = exported["Body"].read()
+    assert evidence.parse(whole.decode()) == entries[1]
+    s3.put_object(Bucket=bucket, Key=evidence_store.key(entries[1], "json"), Body=whole.replace(b"0", b"1"))
+    assert room.verify().exit_code == 2
+    s3.put_object(Bucket=bucket, Key=evidence_store.key(entries[1], "json"), Body=whole)
+    record = table.get(entries[1].subject)
+    assert record is not None
+    table.put(entries[1].subject, {**record, "reason": "nothing"})
+    assert {finding.kind for finding in room.verify().findings} == {"ALTERED"}
+    table.put(entries[1].subject, record)
+    assert room.verify().verdict == evidence.OK
 
 
 @pytest.mark.breaks_the_machine
