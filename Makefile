@@ -14,7 +14,7 @@ WORKERS ?= 2
 ONCE_MORE := --reruns 1 --reruns-delay 2
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege benchmarks tests
+PACKAGES := app.py stacks recovery functions local_cloud deployment drctl drills privilege benchmarks tests
 
 .PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy log restore \
         suffix reprotect switchover pause resume history cycles fences local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
@@ -107,25 +107,25 @@ destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=d
 	@$(BIN)/python -m deployment destroy --suffix "$(ENV_SUFFIX)"
 
 reprotect: $(READY) ## make the lost standby again: make reprotect ENV_SUFFIX=dev (LOCAL=--local in the local cloud)
-	@$(BIN)/python -m deployment reprotect --suffix "$(ENV_SUFFIX)" $(LOCAL)
+	@$(BIN)/python -m drctl reprotect --suffix "$(ENV_SUFFIX)" $(LOCAL)
 
 switchover: $(READY) ## change the roles as planned, losing nothing: make switchover ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment switchover --suffix "$(ENV_SUFFIX)" $(LOCAL)
+	@$(BIN)/python -m drctl switchover --suffix "$(ENV_SUFFIX)" $(LOCAL)
 
 pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev MINUTES=30 REASON="patching"
-	@$(BIN)/python -m deployment pause --suffix "$(ENV_SUFFIX)" --minutes "$(MINUTES)" --reason "$(REASON)" $(LOCAL)
+	@$(BIN)/python -m drctl pause --suffix "$(ENV_SUFFIX)" --minutes "$(MINUTES)" --reason "$(REASON)" $(LOCAL)
 
 resume: $(READY) ## let the system act again: make resume ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment resume --suffix "$(ENV_SUFFIX)" $(LOCAL)
+	@$(BIN)/python -m drctl resume --suffix "$(ENV_SUFFIX)" $(LOCAL)
 
 history: $(READY) ## incidents and operations, newest first: make history ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment history --suffix "$(ENV_SUFFIX)" $(LOCAL)
+	@$(BIN)/python -m drctl history --suffix "$(ENV_SUFFIX)" $(LOCAL)
 
 log: $(READY) ## list the transaction log's transactions on AWS: make log ENV_SUFFIX=dev SINCE=2026-11-22T10:00:00
-	@$(BIN)/python -m deployment log --suffix "$(ENV_SUFFIX)" $(if $(SINCE),--since "$(SINCE)") $(if $(BEFORE),--before "$(BEFORE)")
+	@$(BIN)/python -m drctl log list --suffix "$(ENV_SUFFIX)" $(LOCAL) $(if $(SINCE),--since "$(SINCE)") $(if $(BEFORE),--before "$(BEFORE)")
 
 restore: $(READY) ## restore beside the members on AWS: make restore ENV_SUFFIX=dev BEFORE_TRANSACTION=1:0/3000148 or TO_TIME=…
-	@$(BIN)/python -m deployment restore --suffix "$(ENV_SUFFIX)" $(if $(BEFORE_TRANSACTION),--before-transaction "$(BEFORE_TRANSACTION)") $(if $(TO_TIME),--to-time "$(TO_TIME)")
+	@$(BIN)/python -m drctl restore --suffix "$(ENV_SUFFIX)" $(LOCAL) $(if $(BEFORE_TRANSACTION),--before-transaction "$(BEFORE_TRANSACTION)") $(if $(TO_TIME),--to-time "$(TO_TIME)")
 
 suffix: ## the environment suffix of a branch: make suffix BRANCH=feature/login
 	@$(PYTHON) -m deployment.branch suffix --branch="$$BRANCH"

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("stacks", "recovery", "functions", "local_cloud", "deployment", "drills", "privilege", "benchmarks")
+PACKAGES = (
+    "stacks",
+    "recovery",
+    "functions",
+    "local_cloud",
+    "deployment",
+    "drctl",
+    "drills",
+    "privilege",
+    "benchmarks",
+)
 
 MAY_IMPORT = {
     "recovery": set(),
@@ -16,6 +26,7 @@ MAY_IMPORT = {
     "stacks": {"recovery.objectives", "recovery.promise", "recovery.worst_case"},
     "local_cloud": set(),
     "deployment": {"recovery", "stacks.settings", "stacks.names", "stacks.promised"},
+    "drctl": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "drills": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
     "benchmarks": {"recovery", "deployment", "stacks.settings", "drills", "local_cloud"},
