@@ -27,7 +27,7 @@ from deployment.configuration import configured
 from deployment.operations import Operations, confirm
 from deployment.problem import Problem
 from deployment.restoration import Restoration, Target
-from drctl import display, failover
+from drctl import display, failover, looking
 from drctl.asking import Answer, ask
 from drctl.log import RemoteLog
 from drctl.place import Place, locate
@@ -228,6 +228,64 @@ def check(context: typer.Context) -> int:
     return 0
 
 
+@app.command("alarms")
+def show_alarms(
+    context: typer.Context, every: Annotated[bool, typer.Option("--all", help="Those that are quiet too.")] = False
+) -> int:
+    """Alarms that are on, with what each means and what to do."""
+    run = run_of(context)
+    found = looking.alarms(run.place, also_quiet=every)
+    run.result(found.as_json(), found.as_text("No alarm is on."))
+    return int(Verdict.AT_RISK) if any(row[1] == "ALARM" for row in found.rows) else 0
+
+
+@app.command("logs")
+def show_function_log(
+    context: typer.Context,
+    function: Annotated[str, typer.Argument(help="For example archive, rotation, witness-a.")],
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="So far back.")] = 15,
+    words: Annotated[str, typer.Option("--words", help="Only lines that hold these words.")] = "",
+) -> int:
+    """The newest lines of a function's log."""
+    run = run_of(context)
+    found = looking.function_log(run.place, function, minutes, words)
+    run.result(found.as_json(), found.as_text(f"Nothing in the last {minutes:g} minutes."))
+    return 0
+
+
+@app.command("events")
+def show_events(context: typer.Context) -> int:
+    """What RDS says has happened to the members in the last hour."""
+    run = run_of(context)
+    found = looking.events(run.place)
+    run.result(found.as_json(), found.as_text("RDS tells of no event in the last hour."))
+    return 0
+
+
+@app.command("letters")
+def show_dead_letters(context: typer.Context) -> int:
+    """Invocations that were given up; they stay where they are."""
+    run = run_of(context)
+    found = looking.dead_letters(run.place)
+    run.result(found.as_json(), found.as_text("There are no dead letters."))
+    return int(Verdict.AT_RISK) if found.rows else 0
+
+
+_LOOKS = "; ".join(f"`{name}`: {what}" for name, (what, _) in looking.QUESTIONS.items())
+
+
+@app.command("look", help=f"Ask the primary itself, from where it can be reached. {_LOOKS}.")
+def look_at_primary(
+    context: typer.Context, question: Annotated[str, typer.Argument(help=" | ".join(looking.QUESTIONS))]
+) -> int:
+    """Ask the primary itself."""
+    run = run_of(context)
+    place = run.place
+    found = looking.on_primary(place, question, ca_file(place))
+    run.result(found.as_json(), found.as_text("There are none."))
+    return 0
+
+
 # What may be ordered --------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +402,15 @@ def override(
         {"by": ordered.by, "reason": ordered.reason, "accepts": sorted(ordered.accepts), "until": until},
         f"{ordered.by} accepts {', '.join(sorted(ordered.accepts))} until {until}: {ordered.reason}",
     )
+    return 0
+
+
+@app.command()
+def rotate(context: typer.Context) -> int:
+    """Rotate the password now; Secrets Manager does it in the background."""
+    run = run_of(context)
+    looking.rotate(run.place)
+    run.result({"requested": True}, "A rotation was requested; `drctl status` shows when the password is new")
     return 0
 
 
