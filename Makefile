@@ -16,12 +16,13 @@ ONCE_MORE := --reruns 1 --reruns-delay 2
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := app.py stacks recovery functions local_cloud deployment drctl drills privilege benchmarks tests
 
-.PHONY: help setup drill test lint format unit integration integration-aws coverage synth preflight deploy destroy log restore \
+.PHONY: help setup drill test lint format unit unit-fast drctl hooks integration integration-aws coverage synth preflight deploy destroy log restore \
         suffix reprotect switchover pause resume history cycles fences local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
         rehearse-time clean
 
-help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+help: ## list the targets by purpose
+	@awk -F ':.*## ' '/^## --- / { sub(/^## --- /, ""); sub(/ -*$$/, ""); printf "\n%s\n", $$0 } \
+		/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 ## --- set-up -----------------------------------------------------------------------------------------------------
 setup: $(READY) ## install everything into .venv and node_modules (done by every other target when needed)
@@ -53,6 +54,9 @@ test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 coverage: $(READY)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=90
+
+unit-fast: $(READY) ## the inner loop: pure rules only, no PostgreSQL, no synthesis (seconds)
+	@$(BIN)/python -m pytest tests/unit --fast -q -n $(WORKERS) --durations=0 --durations-min=2
 
 unit: $(READY) ## unit tests alone
 	@$(BIN)/python -m pytest tests/unit -q -n $(WORKERS) --dist loadscope
@@ -89,22 +93,16 @@ lint: $(READY) ## ruff, mypy, and actionlint (with shellcheck) and zizmor for th
 	@$(BIN)/actionlint .github/workflows/*.yml
 	@$(BIN)/zizmor --quiet --offline --persona=auditor --strict-collection --collect=all .github
 
+hooks: $(READY) ## check format, lint and links before each commit (git's own hook)
+	@$(BIN)/pre-commit install --install-hooks
+
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix --quiet $(PACKAGES)
 	@$(BIN)/ruff format $(PACKAGES)
 
-## --- AWS ----------------------------------------------------------------------------------------------------------
-synth: $(READY) ## synthesise the templates into cdk.out/$(ENV_SUFFIX)
-	@$(BIN)/python -m deployment synth --suffix "$(ENV_SUFFIX)"
-
-preflight: $(READY) ## check what the account must have before a deploy: make preflight ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment preflight --suffix "$(ENV_SUFFIX)"
-
-deploy: $(READY) ## check the account and deploy to AWS with the usual credentials: make deploy ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment deploy --suffix "$(ENV_SUFFIX)"
-
-destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment destroy --suffix "$(ENV_SUFFIX)"
+## --- operate ------------------------------------------------------------------------------------------------------
+drctl: $(READY) ## the operator's command line: make drctl ARGS="status" (or bin/drctl status)
+	@$(BIN)/python -m drctl $(ARGS)
 
 reprotect: $(READY) ## make the lost standby again: make reprotect ENV_SUFFIX=dev (LOCAL=--local in the local cloud)
 	@$(BIN)/python -m drctl reprotect --suffix "$(ENV_SUFFIX)" $(LOCAL)
@@ -126,6 +124,19 @@ log: $(READY) ## list the transaction log's transactions on AWS: make log ENV_SU
 
 restore: $(READY) ## restore beside the members on AWS: make restore ENV_SUFFIX=dev BEFORE_TRANSACTION=1:0/3000148 or TO_TIME=…
 	@$(BIN)/python -m drctl restore --suffix "$(ENV_SUFFIX)" $(LOCAL) $(if $(BEFORE_TRANSACTION),--before-transaction "$(BEFORE_TRANSACTION)") $(if $(TO_TIME),--to-time "$(TO_TIME)")
+
+## --- AWS ----------------------------------------------------------------------------------------------------------
+synth: $(READY) ## synthesise the templates into cdk.out/$(ENV_SUFFIX)
+	@$(BIN)/python -m deployment synth --suffix "$(ENV_SUFFIX)"
+
+preflight: $(READY) ## check what the account must have before a deploy: make preflight ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment preflight --suffix "$(ENV_SUFFIX)"
+
+deploy: $(READY) ## check the account and deploy to AWS with the usual credentials: make deploy ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment deploy --suffix "$(ENV_SUFFIX)"
+
+destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=dev
+	@$(BIN)/python -m deployment destroy --suffix "$(ENV_SUFFIX)"
 
 suffix: ## the environment suffix of a branch: make suffix BRANCH=feature/login
 	@$(PYTHON) -m deployment.branch suffix --branch="$$BRANCH"
