@@ -14,11 +14,9 @@ WORKERS ?= 2
 ONCE_MORE := --reruns 1 --reruns-delay 2
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-PACKAGES := app.py stacks recovery functions local_cloud deployment drctl drills privilege benchmarks tests
+PACKAGES := app.py stacks recovery functions local_cloud deployment drctl drills privilege assessment benchmarks tests
 
-.PHONY: help setup drill test lint format unit unit-fast drctl hooks integration integration-aws coverage synth preflight deploy destroy log restore \
-        suffix reprotect switchover pause resume history cycles fences local-up local-down local-deploy local-destroy least-privilege soak-log bench snapshots pictures \
-        rehearse-time clean
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
 help: ## list the targets by purpose
 	@awk -F ':.*## ' '/^## --- / { sub(/^## --- /, ""); sub(/ -*$$/, ""); printf "\n%s\n", $$0 } \
@@ -45,6 +43,12 @@ cycles: $(READY) ## ten times in a row: failover, reprotect, switchover, reprote
 fences: $(READY) ## the primary is cut off or hangs and comes back at any moment of the failover (ROUNDS=n, SEED=n)
 	@$(BIN)/python -m drills --partitions $(or $(ROUNDS),10) --seed $(or $(SEED),1)
 
+soak: $(READY) ## seeded random faults, load and operator's orders, and what must hold after each (SEEDS=n, FROM=n)
+	@$(BIN)/python -m drills.soak --seeds $(or $(SEEDS),300) --first $(or $(FROM),1)
+
+faults: $(READY) ## a failover for each call of each state that is throttled, unanswered or killed (STATE=name)
+	@$(BIN)/python -m drills.soak --steps "$(STATE)"
+
 test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest tests/unit -q -n $(WORKERS) --dist loadscope $(ONCE_MORE)
@@ -67,8 +71,9 @@ integration: $(READY) ## integration tests against a local cloud of their own
 integration-aws: $(READY) ## the same tests against the account that cfn-outputs/flat-outputs.json describes
 	@$(BIN)/python -m pytest tests/integration -q --outputs cfn-outputs/flat-outputs.json
 
-snapshots: $(READY) ## write the templates' snapshots again (STATEFUL=yes: also the list of what replaces data)
+snapshots: $(READY) ## write the templates' snapshots and what docs/ says of them again (STATEFUL=yes: also the list of what replaces data)
 	@$(BIN)/python -m tests.unit.stacks.snapshot $(if $(filter yes,$(STATEFUL)),--stateful)
+	@$(MAKE) --no-print-directory costs settings-reference
 
 pictures: $(READY) ## draw the failover machine into docs/ from its definition
 	@$(BIN)/python -m stacks.picture
@@ -84,6 +89,18 @@ soak-log: $(READY) ## kill the archive 500 times, and pass a transaction of 1 GB
 
 bench: $(READY) ## benchmarks: a table and reports/bench.json
 	@$(BIN)/python -m benchmarks
+
+oscal: $(READY) ## what implements which control, as OSCAL: reports/oscal/component-definition.json (PROTECT=false: unprotected)
+	@PROTECT=$(or $(PROTECT),true) $(BIN)/python -m assessment oscal --suffix "$(or $(ENV_SUFFIX),prod)"
+
+compliance: $(READY) ## the same as a page to read: reports/compliance.html
+	@PROTECT=$(or $(PROTECT),true) $(BIN)/python -m assessment compliance --suffix "$(or $(ENV_SUFFIX),prod)"
+
+costs: $(READY) ## count what is billed into docs/costs.md
+	@$(BIN)/python -m assessment costs --suffix docs
+
+settings-reference: $(READY) ## write docs/settings.md from the settings
+	@$(BIN)/python -m stacks.settings_reference
 
 ## --- code ---------------------------------------------------------------------------------------------------------
 lint: $(READY) ## ruff, mypy, and actionlint (with shellcheck) and zizmor for the workflows
@@ -109,6 +126,9 @@ reprotect: $(READY) ## make the lost standby again: make reprotect ENV_SUFFIX=de
 
 switchover: $(READY) ## change the roles as planned, losing nothing: make switchover ENV_SUFFIX=dev
 	@$(BIN)/python -m drctl switchover --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+exercise: $(READY) ## hold a drill on a throw-away copy: make exercise ENV_SUFFIX=dev KIND=replica (restore, switchover, sweep; ABORT=yes)
+	@$(BIN)/python -m drctl exercise $(if $(filter yes,$(ABORT)),--abort --reason "$(REASON)","$(KIND)") --suffix "$(ENV_SUFFIX)" $(LOCAL)
 
 pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev MINUTES=30 REASON="patching"
 	@$(BIN)/python -m drctl pause --suffix "$(ENV_SUFFIX)" --minutes "$(MINUTES)" --reason "$(REASON)" $(LOCAL)

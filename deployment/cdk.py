@@ -39,11 +39,13 @@ class Cdk:
     suffix: str
     environment: Mapping[str, str]
     log: Path | None = None
+    folder: Path | None = None
+    """Where the assembly is, when nothing is to be deployed from it."""
 
     @property
     def assembly(self) -> Path:
         """Where the synthesised templates of this suffix are."""
-        return ROOT / "cdk.out" / self.suffix
+        return self.folder or ROOT / "cdk.out" / self.suffix
 
     @property
     def raw_outputs(self) -> Path:

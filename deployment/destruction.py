@@ -19,7 +19,8 @@ from deployment import remains
 from deployment.account import Account
 from deployment.cdk import Cdk, stack_name
 from deployment.problem import Problem
-from stacks.names import Names
+from recovery import drill
+from stacks.names import DRILL_TAG, Names
 
 Announce = Callable[[str], None]
 # RDS takes no snapshot of an instance in one of these, and CloudFormation would fail on it.
@@ -88,6 +89,7 @@ class Destruction:
         self._await_settled()
         self._stop_machines()
         self._delete_restored()
+        self._delete_copies()
         if self._protect:
             self._lift()
         elif self._status() is not None:
@@ -99,8 +101,13 @@ class Destruction:
     def _stop_machines(self) -> None:
         """End what could make a member again behind CloudFormation's back: a machine outlives its own deletion."""
         machines = self._client("stepfunctions")
-        # In this order: each of the first two starts the last
-        wanted = (self._names.state_machine, self._names.switchover_machine, self._names.reprotect_machine)
+        # In this order: each of the first two starts the third
+        wanted = (
+            self._names.state_machine,
+            self._names.switchover_machine,
+            self._names.reprotect_machine,
+            self._names.drill_machine,
+        )
         found = {
             machine["name"]: machine["stateMachineArn"]
             for page in remains.pages(machines, "list_state_machines")
@@ -210,6 +217,38 @@ class Destruction:
                     DeleteAutomatedBackups=not self._protect,
                 )
             self._wait(lambda: not self._instances(self._names.restored), f"for the end of {identifier}")
+
+    def _delete_copies(self) -> None:
+        """What a drill has made, whatever has become of the drill: of the same groups. Its data are the members'."""
+        found = self._copies()
+        for identifier in found:
+            self._announce(f"Deleting {identifier}, the throw-away copy of a drill")
+        if found:
+            self._wait(self._no_copies, f"for the end of {', '.join(found)}")
+
+    def _no_copies(self) -> bool:
+        """Ask for the deletion of each that is not on its way out; RDS deletes none that it is still making."""
+        rds = self._client("rds")
+        for identifier, status in self._copies().items():
+            if status != "deleting":
+                try:
+                    rds.delete_db_instance(
+                        DBInstanceIdentifier=identifier, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
+                    )
+                except ClientError as error:
+                    if error.response["Error"]["Code"] not in ("DBInstanceNotFound", "InvalidDBInstanceState"):
+                        raise
+        return not self._copies()
+
+    def _copies(self) -> dict[str, str]:
+        """The throw-away copies of drills by their status."""
+        prefix, tag = self._names.drill_copies, (DRILL_TAG, self._suffix)
+        return {
+            instance["DBInstanceIdentifier"]: instance["DBInstanceStatus"]
+            for page in remains.pages(self._client("rds"), "describe_db_instances")
+            for instance in page["DBInstances"]
+            if drill.is_copy(prefix, tag, instance["DBInstanceIdentifier"], instance.get("TagList", []))
+        }
 
     # Data that CloudFormation cannot delete --------------------------------------------------------------------------
 

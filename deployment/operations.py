@@ -158,7 +158,7 @@ class Operations:
             if started.execution_arn.rpartition(":")[2].endswith(entry.identity):
                 for step in entry.timeline[told:]:
                     self._announce(f"{step['at']}  {step['event']}")
-                if entry.outcome in ("protected", "promoted"):
+                if entry.outcome in ("protected", "promoted", "passed"):
                     return entry.outcome
                 raise Problem(f"The {entry.kind} was not done ({entry.outcome}): {entry.reason}")
         raise Problem(

@@ -362,9 +362,10 @@ def carries(text: str, suffix: str, others: Iterable[str] = ()) -> bool:
 
 
 # A name as far as it is ours. Appended are: `-NestedStackName…`, `-uuid` of a function's interface, `-isolated-<zone>`,
-# `-schedule`, `-final-<time>`. CloudFormation's snapshots, whose names are all lower case, tell the instance beside it.
+# `-schedule`, `-final-<time>`, the moment of a drill's copy. CloudFormation's snapshots, whose names are lower case,
+# tell the instance beside it.
 _NAME = re.compile(r"(?<![A-Za-z0-9-])(?:[A-Za-z0-9-]*ENI-)?(citizens-[a-z0-9-]+)")
-_APPENDED = re.compile(r"-(?:isolated-.*|schedule|final-.*|[0-9a-f]{8}-[0-9a-f]{4}-.*)?$")
+_APPENDED = re.compile(r"-(?:isolated-.*|schedule|final-.*|\d{14}|[0-9a-f]{8}-[0-9a-f]{4}-.*)?$")
 
 
 def _owns(name: str, suffix: str) -> bool:

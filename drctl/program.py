@@ -24,6 +24,7 @@ from rich.live import Live
 from deployment import local, preflight
 from deployment.cdk import ROOT, Cdk
 from deployment.configuration import configured
+from deployment.exercises import Exercises
 from deployment.operations import Operations, confirm
 from deployment.problem import Problem
 from deployment.restoration import Restoration, Target
@@ -427,6 +428,32 @@ def drill(
         check=False,
     )
     return done.returncode
+
+
+@app.command()
+def exercise(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(help="replica, restore, switchover, or sweep")] = "",
+    abort: Annotated[bool, typer.Option("--abort", help="End the drill that runs, which cleans up.")] = False,
+    reason: Reason = "",
+    yes: Yes = None,
+) -> int:
+    """Hold a drill on AWS, on a throw-away copy; sweep what a killed one has left; or end the one that runs."""
+    run = run_of(context)
+    place = run.place
+    exercises = Exercises(place.account, place.suffix, run.say)
+    if abort:
+        done = exercises.follow(exercises.abort(reason))
+        run.result(dataclasses.asdict(done), f"The drill {done.identity} is ended: {done.reason}")
+        return 0
+    run.confirm(exercises.preview(kind), place, yes, f"exercise {kind}")
+    if kind == "sweep":
+        exercises.sweep()
+        run.result({"swept": True}, "Nothing of a drill is left")
+        return 0
+    done = exercises.run(kind)
+    run.result(dataclasses.asdict(done), f"Outcome: {done.outcome}. {done.reason}")
+    return 0
 
 
 @app.command()

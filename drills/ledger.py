@@ -23,6 +23,7 @@ class Attempt:
     """One transaction as its client saw it. Times are seconds since the epoch on the client's clock.
 
     `acknowledged` means that COMMIT was answered; `failed` that it was not, which leaves open whether the row exists.
+    `host` is the address of the member that was asked, where one was reached.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Attempt:
     ended: float
     outcome: Outcome
     error: str | None = None
+    host: str | None = None
 
 
 class Connect(Protocol):
@@ -74,6 +76,11 @@ class Ledger:
                 f"CREATE TABLE IF NOT EXISTS {TABLE} (number bigint PRIMARY KEY, written timestamptz "
                 f"DEFAULT clock_timestamp(), note text)"
             )
+
+    def empty_table(self) -> None:
+        """Remove the rows of another ledger, whose numbers begin at 1 too."""
+        with self._connect() as connection:
+            connection.execute(f"TRUNCATE {TABLE}")
 
     def start(self) -> None:
         """Start the writers."""
@@ -122,12 +129,12 @@ class Ledger:
                         connection = self._connect()
                     self._insert(connection, number)
                 except (psycopg.Error, OSError) as error:
-                    self._note(Attempt(number, started, time.time(), "failed", _one_line(error)))
+                    self._note(Attempt(number, started, time.time(), "failed", _one_line(error), _host(connection)))
                     _close(connection)
                     connection = None
                     self._stop.wait(self._pause)
                 else:
-                    self._note(Attempt(number, started, time.time(), "acknowledged"))
+                    self._note(Attempt(number, started, time.time(), "acknowledged", host=_host(connection)))
                     self._stop.wait(self._interval)
         except Exception as error:
             # The writer is the probe: its own failure must be known, or silence would look like an outage.
@@ -171,6 +178,14 @@ def acknowledged(attempts: Iterable[Attempt]) -> Iterator[Attempt]:
 def _close(connection: psycopg.Connection[tuple[object, ...]] | None) -> None:
     if connection is not None:
         connection.close()
+
+
+def _host(connection: psycopg.Connection[tuple[object, ...]] | None) -> str | None:
+    """Whom a connection of several hosts leads to."""
+    try:
+        return connection.info.host if connection is not None else None
+    except psycopg.Error:
+        return None
 
 
 def _one_line(error: Exception) -> str:

@@ -93,9 +93,40 @@ def log_kept_days() -> float:
     return _number("LOG_KEPT_DAYS", 0)
 
 
+def promised_rto() -> float:
+    """The bound of the recovery time that was proved of the deployed machine, s."""
+    required("PROMISED_RTO_SECONDS")
+    return _number("PROMISED_RTO_SECONDS", 0)
+
+
 def log_folder() -> Path:
     """Where the transaction log's file system is mounted."""
     return Path(required("LOG_PATH"))
+
+
+@dataclass(frozen=True)
+class DrillSettings:
+    """The beginning of a drill's instance names and their tag, days between two drills of a kind (0: none), the seconds
+    granted to a promotion, and whether the log is rolled forward."""
+
+    prefix: str
+    tag: str
+    days: int
+    promotion_seconds: float
+    transaction_log: bool
+
+
+def drill_settings() -> DrillSettings:
+    """What a drill needs to know."""
+    for name in ("DRILL_DAYS", "PROMOTION_SECONDS"):
+        required(name)
+    return DrillSettings(
+        required("DRILL_PREFIX"),
+        required("DRILL_TAG"),
+        int(_number("DRILL_DAYS", 0)),
+        _number("PROMOTION_SECONDS", 0),
+        transaction_log(),
+    )
 
 
 def _number(name: str, usual: float) -> float:

@@ -13,7 +13,8 @@ from recovery.reprotection import Plan, Situation
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
-    """{"epoch", "execution", "wanted" (settings by member), "lifted", "automatic", "forensics", "deletions"} → a plan.
+    """{"epoch", "execution", "wanted" (settings by member), "lifted", "automatic", "forensics", "deletions",
+    "refusals"} → a plan.
 
     What the plan says of the role record is done already: it says so as `wait` or as `protected`.
     """
@@ -48,6 +49,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
             automatic=bool(event["automatic"]),
             forensics=bool(event["forensics"]),
             deletions=int(event["deletions"]),
+            refusals=int(event["refusals"]),
             detection=detection(),
         )
     )

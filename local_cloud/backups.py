@@ -1,7 +1,8 @@
 """AWS Backup as far as it can stand in a destroy's way: vaults that hold recovery points, and locked vaults.
 
 The emulator runs backup jobs without keeping what they make. Here a job leaves a recovery point; a vault with recovery
-points cannot be deleted (InvalidRequestException), and a locked one gives none up. Nothing is copied anywhere.
+points cannot be deleted (InvalidRequestException), and a locked one gives none up. Nothing is copied anywhere. A job
+for an instance that is there but not available fails, and how a job ended is counted in CloudWatch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ministack.core.responses import AccountRegionScopedDict, get_account_id, get_region
-from ministack.services import backup
+from ministack.services import backup, cloudwatch
 from ministack.services.cloudformation import provisioners
 
 Response = tuple[int, dict[str, str], bytes]
@@ -23,9 +24,10 @@ REFUSED = "InvalidRequestException"
 _recovery_points: Any = AccountRegionScopedDict()  # ARN → record
 
 
-def install() -> None:
-    """Complete the emulator's vaults, jobs and routes."""
-    backup._start_job = _keeping_a_recovery_point(backup._start_job)
+def install(hinders: Callable[[str], str | None]) -> None:
+    """Complete the emulator's vaults, jobs and routes. `hinders` says why an instance cannot be backed up, by its
+    identifier."""
+    backup._start_job = _keeping_a_recovery_point(backup._start_job, hinders)
     backup._delete_vault = _refusing_while_not_empty(backup._delete_vault)
     backup._list_recovery_points_by_vault = _list_recovery_points
     backup.handle_request = _with_missing_routes(backup.handle_request)
@@ -50,11 +52,21 @@ def _lock(vault: str, configuration: Mapping[str, Any] | None) -> None:
         backup._vaults[vault].update(configuration, Locked=True)
 
 
-def _keeping_a_recovery_point(start: Callable[[Mapping[str, Any]], Response]) -> Callable[..., Response]:
+def _keeping_a_recovery_point(
+    start: Callable[[Mapping[str, Any]], Response], hinders: Callable[[str], str | None]
+) -> Callable[..., Response]:
     def started(body: Mapping[str, Any]) -> Response:
         response = start(body)
         if response[0] < 400:
             job = backup._jobs[json.loads(response[2])["BackupJobId"]]
+            hindrance = hinders(job["ResourceArn"].rpartition(":")[2]) if ":rds:" in job["ResourceArn"] else None
+            if hindrance is not None:
+                job.update(State="FAILED", StatusMessage=hindrance, PercentDone="0.0")
+            metric = "NumberOfBackupJobsFailed" if hindrance is not None else "NumberOfBackupJobsCompleted"
+            cloudwatch.record_metric("AWS/Backup", metric, 1, "Count", {"BackupVaultName": job["BackupVaultName"]})
+            if hindrance is not None:
+                _count(job["BackupVaultName"])
+                return response
             arn = _recovery_point_arn(job)
             job["RecoveryPointArn"] = arn
             _recovery_points[arn] = {

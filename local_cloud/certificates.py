@@ -7,6 +7,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -17,6 +18,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 AUTHORITY_LIFETIME = datetime.timedelta(days=3650)
 CERTIFICATE_LIFETIME = datetime.timedelta(days=397)
 CLOCK_TOLERANCE = datetime.timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class ServerCertificate:
+    """A TLS server context with its certificate, and when that ends."""
+
+    context: ssl.SSLContext
+    ends: datetime.datetime
 
 
 class CertificateAuthority:
@@ -50,7 +59,11 @@ class CertificateAuthority:
         return cls(bundle, certificate, key)
 
     def server_context(self, names: Sequence[str]) -> ssl.SSLContext:
-        """A TLS server context whose new certificate is valid for `names`.
+        """A TLS server context whose new certificate is valid for `names`; ValueError without a name."""
+        return self.issue(names).context
+
+    def issue(self, names: Sequence[str], lifetime: datetime.timedelta = CERTIFICATE_LIFETIME) -> "ServerCertificate":
+        """A new server certificate for `names`, valid for so long.
 
         IP addresses become IP SANs, everything else DNS SANs. Raises ValueError without a name.
         """
@@ -58,7 +71,7 @@ class CertificateAuthority:
             raise ValueError("a server certificate needs a name")
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            _builder(_name(names[0]), self._certificate.subject, key.public_key(), CERTIFICATE_LIFETIME)
+            _builder(_name(names[0]), self._certificate.subject, key.public_key(), lifetime)
             .add_extension(x509.SubjectAlternativeName([_subject_alternative(name) for name in names]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
@@ -76,7 +89,7 @@ class CertificateAuthority:
             file.write(_pem(key) + certificate.public_bytes(serialization.Encoding.PEM))
             file.flush()
             context.load_cert_chain(file.name)
-        return context
+        return ServerCertificate(context, certificate.not_valid_after_utc)
 
 
 def _now() -> datetime.datetime:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import LiteralString
 
@@ -87,6 +88,19 @@ GRANT pg_monitor, pg_signal_backend, pg_checkpoint, rds_replication, rds_passwor
 
 class ClusterError(Exception):
     """A cluster did not do what it was asked; the message holds PostgreSQL's last words."""
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What a cluster shows of itself: connections of clients, bytes, seconds that the newest replayed commit is old
+    (a standby's), processor seconds that its living processes have used."""
+
+    connections: int
+    storage_bytes: int
+    wal_bytes: int
+    slot_lag_bytes: int
+    replica_lag_seconds: float | None
+    processor_seconds: float
 
 
 class Cluster:
@@ -394,6 +408,26 @@ class Cluster:
         with self._connect() as connection:
             connection.execute(statement, values)
 
+    def vitals(self, without_slot: str) -> Vitals:
+        """What cluster and processes show at this moment, its slot `without_slot` aside. Raises ClusterError."""
+        ((connections, slot_lag, replica_lag),) = self.query(
+            "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename <> %s),"
+            " (SELECT coalesce(max(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()"
+            " ELSE pg_current_wal_lsn() END, restart_lsn)), 0)::bigint"
+            " FROM pg_replication_slots WHERE slot_name <> %s),"
+            " CASE WHEN pg_is_in_recovery() THEN"
+            " extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float END",
+            [ADMINISTRATOR, without_slot],
+        )
+        return Vitals(
+            connections=int(str(connections)),
+            storage_bytes=_size(self.data),
+            wal_bytes=_size(self.data / "pg_wal"),
+            slot_lag_bytes=max(0, int(str(slot_lag))),
+            replica_lag_seconds=None if replica_lag is None else max(0.0, float(str(replica_lag))),
+            processor_seconds=sum(_processor_seconds(process) for process in working_below([self.data])),
+        )
+
     def remove(self) -> None:
         """Halt the cluster and delete everything it had. Idempotent."""
         self.halt()
@@ -488,6 +522,24 @@ def make_template(host: PostgresHost) -> Path:
     host.write(template / "pg_hba.conf", HOST_BASED_AUTHENTICATION)
     host.run("postgres", "--single", "-F", "-D", str(template), "postgres", stdin=TEMPLATE_SQL)
     return template
+
+
+def _size(folder: Path) -> int:
+    """Bytes in a folder in which files come and go."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(path) / name).stat().st_size
+    return total
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _is_lasting_logical_slot(state: bytes) -> bool:

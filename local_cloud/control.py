@@ -10,10 +10,13 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from local_cloud import functions_runtime, permission_record, schedules
+from local_cloud import api_faults, functions_runtime, permission_record, schedules
+from local_cloud.api_faults import ApiFault
 from local_cloud.fleet import Delays, Fault, FleetError
+from local_cloud.service_metrics import HOST_METRICS
 
 if TYPE_CHECKING:
     from local_cloud.server import LocalCloud
@@ -25,6 +28,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PREFIX = "/_local/"
 FAULTS = ("none", "cut", "hang", "slow")
+LONGEST_CERTIFICATE_DAYS = 3650
 ORIGINS = ("everyone", "functions", "applications")
 
 
@@ -52,7 +56,7 @@ class ControlApi:
         elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self._answer(scope, receive, send)
         else:
-            await self._emulator(scope, receive, send)
+            await self._emulator(scope, receive, api_faults.breaking_off(send))
 
     def _watching_the_start(self, send: Send) -> Send:
         async def watch(message: MutableMapping[str, Any]) -> None:
@@ -121,8 +125,26 @@ class ControlApi:
                 return dataclasses.asdict(fault)
             case ["POST", "functions", name, "kill"]:
                 return {"killed": functions_runtime.kill(name)}
+            case ["PUT", "rds", identifier, "host"]:
+                return dict(self._cloud.metrics.tell(identifier, host_values_from(_object(body))))
+            case ["POST", "rds", identifier, "certificate"]:
+                lifetime = lifetime_from(_object(body))
+                fleet.renew_certificate(identifier, lifetime)
+                return {"days": lifetime.total_seconds() / 86_400}
+            case ["GET", "api-faults"]:
+                return {"faults": api_faults.faults.shown()}
+            case ["POST", "api-faults"]:
+                api_fault = api_fault_from(_object(body))
+                api_faults.faults.begin(api_fault)
+                return dataclasses.asdict(api_fault)
+            case ["DELETE", "api-faults"]:
+                api_faults.faults.clear()
+                return {"faults": []}
             case ["PUT", "clock"]:
-                return {"now": schedules.advance(seconds_from(_object(body)))}
+                now = schedules.advance(seconds_from(_object(body)))
+                # Whoever moves the clock finds the services' metrics of the new time
+                self._cloud.metrics.publish()
+                return {"now": now}
             case ["GET", "permissions"]:
                 return permission_record.record.shown()
             case ["POST", "schedules", "fire"]:
@@ -150,6 +172,26 @@ def seconds_from(request: dict[str, Any]) -> float:
     return float(seconds)
 
 
+def host_values_from(request: dict[str, Any]) -> dict[str, float | None]:
+    """Return what an instance's host is to show, by the metric's name; null ends it."""
+    values: dict[str, float | None] = {}
+    for name, value in request.items():
+        if name not in HOST_METRICS:
+            raise ControlError(400, f"{name} is not one of {', '.join(HOST_METRICS)}")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+            raise ControlError(400, f"{name} is a number, 0 or more, or null")
+        values[name] = None if value is None else float(value)
+    return values
+
+
+def lifetime_from(request: dict[str, Any]) -> timedelta:
+    """Return how long a certificate is to be valid: `days`, more than 0."""
+    days = request.get("days")
+    if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days <= LONGEST_CERTIFICATE_DAYS:
+        raise ControlError(400, f"days is a number, more than 0 and at most {LONGEST_CERTIFICATE_DAYS}")
+    return timedelta(days=days)
+
+
 def fault_from(request: dict[str, Any]) -> Fault:
     """Return the fault a request describes: `fault`, `delay_ms` (0 without) and `from` (everyone without)."""
     kind, delay, origin = request.get("fault"), request.get("delay_ms", 0), request.get("from", "everyone")
@@ -160,6 +202,23 @@ def fault_from(request: dict[str, Any]) -> Fault:
     if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
         raise ControlError(400, "delay_ms is a whole number of milliseconds, 0 or more")
     return Fault(kind=kind, delay_ms=delay, scope=origin)
+
+
+def api_fault_from(request: dict[str, Any]) -> ApiFault:
+    """Return the fault of calls a request describes: `kind`, patterns `role`, `action` and `resource` (any without),
+    `times` (1 without), `skip` and `after_ms` (0 without)."""
+    if request.get("kind") not in api_faults.KINDS:
+        raise ControlError(400, f"kind is one of {', '.join(api_faults.KINDS)}")
+    for name, value in request.items():
+        if name not in {field.name for field in dataclasses.fields(ApiFault)}:
+            raise ControlError(400, f"{name} is no part of a fault of calls")
+        if name in ("role", "action", "resource") and not isinstance(value, str):
+            raise ControlError(400, f"{name} is a pattern of text")
+        if name in ("times", "skip", "after_ms") and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ControlError(400, f"{name} is a whole number, 0 or more")
+        if isinstance(value, int) and value < 0:
+            raise ControlError(400, f"{name} is a whole number, 0 or more")
+    return ApiFault(**request)
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -22,10 +22,11 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from local_cloud.certificates import CertificateAuthority
+from local_cloud.certificates import CertificateAuthority, ServerCertificate
 from local_cloud.cluster import INTERNAL_ROLES, let_work
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class _Endpoint:
     identifier: str
     address: str
     port: int
-    context: ssl.SSLContext
+    certificate: ServerCertificate
     rules: Rules
     server: asyncio.Server | None = None
     target: Path | None = None
@@ -136,7 +137,7 @@ class EndpointServer:
         self._authority = authority
         self._admission = admission
         self._tokens = tokens
-        self._addresses: dict[str, tuple[str, int, ssl.SSLContext]] = {}
+        self._addresses: dict[str, tuple[str, int, ServerCertificate]] = {}
         self._endpoints: dict[str, _Endpoint] = {}
         # Admission looks at processes of the machine: not something to do on the loop.
         self._deciders = ThreadPoolExecutor(max_workers=4, thread_name_prefix="admission")
@@ -162,6 +163,20 @@ class EndpointServer:
     def set_rules(self, identifier: str, rules: Rules) -> None:
         """Change what counts for new connections. The port is where it is."""
         self._call(identifier, lambda endpoint: setattr(endpoint, "rules", rules))
+
+    def certificate_ends(self, identifier: str) -> datetime | None:
+        """When an instance's server certificate ends; None before it was opened."""
+        known = self._addresses.get(identifier)
+        return known[2].ends if known is not None else None
+
+    def renew_certificate(self, identifier: str, lifetime: timedelta) -> None:
+        """Give new connections another certificate, valid for so long."""
+
+        def renew(endpoint: _Endpoint) -> None:
+            endpoint.certificate = self._authority.issue([endpoint.address], lifetime)
+            self._addresses[identifier] = (endpoint.address, endpoint.port, endpoint.certificate)
+
+        self._call(identifier, renew)
 
     def set_fault(self, identifier: str, fault: Fault) -> None:
         """Let a fault begin, or end (kind `none`)."""
@@ -211,18 +226,18 @@ class EndpointServer:
     async def _open(self, identifier: str, rules: Rules) -> tuple[str, int]:
         await self._close_endpoint(identifier)
         if identifier in self._addresses:
-            address, port, context = self._addresses[identifier]
+            address, port, certificate = self._addresses[identifier]
         else:
             address, port = _free_address({address for address, _, _ in self._addresses.values()}, rules.port)
-            context = self._authority.server_context([address])
-        endpoint = _Endpoint(identifier, address, port, context, rules)
+            certificate = self._authority.issue([address])
+        endpoint = _Endpoint(identifier, address, port, certificate, rules)
         try:
             server = await self._listen(endpoint, port)
         except OSError:
             server = await self._listen(endpoint, 0)
         endpoint.server = server
         endpoint.port = server.sockets[0].getsockname()[1]
-        self._addresses[identifier] = (address, endpoint.port, context)
+        self._addresses[identifier] = (address, endpoint.port, certificate)
         self._endpoints[identifier] = endpoint
         return address, endpoint.port
 
@@ -313,7 +328,7 @@ class EndpointServer:
             elif code == SSL_REQUEST and not encrypted:
                 writer.write(b"S")
                 await writer.drain()
-                await writer.start_tls(endpoint.context)
+                await writer.start_tls(endpoint.certificate.context)
                 encrypted = True
             elif code == CANCEL_REQUEST:
                 return packet

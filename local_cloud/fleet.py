@@ -5,7 +5,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from local_cloud.automated_backups import (
@@ -15,8 +15,8 @@ from local_cloud.automated_backups import (
     Pace,
     RecoverySource,
 )
-from local_cloud.certificates import CertificateAuthority
-from local_cloud.cluster import ClusterError, make_template
+from local_cloud.certificates import CERTIFICATE_LIFETIME, CertificateAuthority
+from local_cloud.cluster import ClusterError, Vitals, make_template
 from local_cloud.endpoint import Admission, Caller, EndpointServer, Fault, TokenCheck, no_tokens
 from local_cloud.instance import (
     EVENTS,
@@ -44,6 +44,7 @@ __all__ = [
     "InstanceSpec",
     "InstanceView",
     "RdsEvent",
+    "Vitals",
     "sweep",
     "unhonoured_parameters",
 ]
@@ -275,6 +276,15 @@ class Fleet:
     def describe(self, identifier: str) -> InstanceView:
         """An instance as it is at this moment; never waits for work in progress."""
         return self._find(identifier).view()
+
+    def vitals(self, identifier: str) -> Vitals:
+        """What an instance's server shows at this moment; waits as long as that is frozen."""
+        with _as_fleet_error(identifier):
+            return self._find(identifier).vitals()
+
+    def renew_certificate(self, identifier: str, lifetime: timedelta = CERTIFICATE_LIFETIME) -> None:
+        """Give an instance another server certificate, as RDS does when half of the old one's time is over."""
+        self._find(identifier).renew_certificate(lifetime)
 
     def identifiers(self) -> tuple[str, ...]:
         """All instances, in order of creation."""

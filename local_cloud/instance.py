@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 from local_cloud.automated_backups import AutomatedBackup, RecoverySource
-from local_cloud.cluster import Cluster, ClusterError
+from local_cloud.certificates import CERTIFICATE_LIFETIME
+from local_cloud.cluster import Cluster, ClusterError, Vitals
 from local_cloud.endpoint import EndpointServer, Fault, Rules
-from local_cloud.multi_az import ClusterPair, Upstream
+from local_cloud.multi_az import COPY_NAME, ClusterPair, Upstream
 from local_cloud.parameters import forces_ssl
 from local_cloud.postgres_host import HostError, PostgresHost
 
@@ -91,6 +92,7 @@ class InstanceView:
     directories: tuple[Path, ...]
     latest_restorable_time: datetime | None
     created_at: datetime
+    certificate_ends: datetime | None
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,12 @@ class Instance:
             directories=tuple(cluster.directory for cluster in clusters),
             latest_restorable_time=self.backup.latest_restorable_time if self.backup is not None else None,
             created_at=self.created_at,
+            certificate_ends=self._around.endpoints.certificate_ends(spec.identifier),
         )
+
+    def vitals(self) -> Vitals:
+        """What the server behind the endpoint shows; waits as long as that is frozen. Raises ClusterError."""
+        return self._running_main().vitals(without_slot=COPY_NAME)
 
     def primary(self) -> Cluster | None:
         """The cluster that a backup is made of: none while this is a read replica."""
@@ -428,6 +435,10 @@ class Instance:
         self._halt()
         self._submit(lambda: self._delete(keep_backups), even_if_gone=True).result()
         self._work.put(None)
+
+    def renew_certificate(self, lifetime: timedelta = CERTIFICATE_LIFETIME) -> None:
+        """Give the endpoint another server certificate, for connections to come."""
+        self._around.endpoints.renew_certificate(self.spec.identifier, lifetime)
 
     def set_fault(self, fault: Fault) -> None:
         """Let a network fault begin or end."""

@@ -19,6 +19,7 @@ from ministack.services import dynamodb, iam
 from local_cloud import permission_record
 
 _request_tag_context = iam_actions.request_tag_context
+_extract_resource_arn = iam_actions.extract_resource_arn
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,27 @@ class RoleSession:
 
 
 def install() -> None:
-    """Complete the emulator's IAM: condition keys it leaves out, and a record of what was asked."""
+    """Complete the emulator's IAM: condition keys and resources it leaves out, and a record of what was asked."""
     permission_record.install()
     iam_actions.request_tag_context = request_context
+    iam_actions.extract_resource_arn = resource_of
+
+
+def resource_of(
+    service: str,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    body: bytes,
+    params: dict[str, Any],
+    region: str,
+    account: str,
+) -> str:
+    """The resource of a request, as the emulator finds it; for a list of all DB instances each of them, as on RDS."""
+    found = str(_extract_resource_arn(service, method, path, headers, body, params, region, account))
+    if found == "*" and service == "rds" and "DescribeDBInstances" in (params.get("Action") or ""):
+        return f"arn:aws:rds:{region}:{account}:db:*"
+    return found
 
 
 def request_context(service: str, action: str, body: bytes, params: dict[str, Any]) -> dict[str, Any]:

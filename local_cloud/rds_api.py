@@ -93,6 +93,14 @@ class DatabaseService:
         )
         _run_on_a_worker_thread(RESOURCE_TYPE)
 
+    def hindrance_of_a_backup(self, identifier: str) -> str | None:
+        """Why RDS would refuse a snapshot of an instance; None for one that it does not know either."""
+        try:
+            status = self._fleet.describe(identifier).status
+        except FleetError:
+            return None
+        return None if status == "available" else f"Instance {identifier} is not in available state."
+
     def status(self) -> dict[str, Any]:
         """Return, for each instance, its status, role, endpoint, process ids and data directories."""
         shown: dict[str, Any] = {}
@@ -194,6 +202,9 @@ class DatabaseService:
         if response[0] >= 400:
             return response
         self._apply(record, before)
+        if _value(request, "CACertificateIdentifier"):
+            # RDS issues a new server certificate, be the authority another one or the same
+            self._fleet.renew_certificate(record["DBInstanceIdentifier"])
         return self.answer("ModifyDBInstance", record)
 
     def _delete(self, request: Request) -> Response:
@@ -490,6 +501,11 @@ def _facts(view: InstanceView) -> Record:
         "DbiResourceId": view.resource_id,
         "InstanceCreateTime": timestamp(view.created_at),
     }
+    if view.certificate_ends is not None:
+        facts["CertificateDetails"] = {
+            "CAIdentifier": "rds-ca-rsa2048-g1",
+            "ValidTill": timestamp(view.certificate_ends),
+        }
     latest = view.latest_restorable_time
     return facts | {"LatestRestorableTime": timestamp(latest) if latest else None}
 

@@ -138,6 +138,7 @@ class LocalCloud:
         """Install every part into the emulator. Once per process: the emulator's state is its modules' state."""
         from local_cloud import (
             account_facts,
+            api_faults,
             backups,
             cloudformation_types,
             database_tokens,
@@ -159,6 +160,7 @@ class LocalCloud:
         from local_cloud.rds_api import DatabaseService
         from local_cloud.restore_api import RestoreService
         from local_cloud.rotation import Rotations
+        from local_cloud.service_metrics import ServiceMetrics
 
         self.options = options
         self.authority = CertificateAuthority.open(options.state / "authority")
@@ -173,6 +175,7 @@ class LocalCloud:
         file_systems.install(options)
         functions_runtime.install(options, self.authority.bundle)
         state_machines.install(options)
+        api_faults.install()
         schedules.install(options)
         self.databases: DatabaseService = DatabaseService(self.fleet, options)
         self.databases.install()
@@ -181,12 +184,14 @@ class LocalCloud:
         self.rotations.install()
         nested_stacks.install()
         cloudformation_types.install(self.events)
-        backups.install()
+        backups.install(self.databases.hindrance_of_a_backup)
         interfaces.install()
         account_facts.install()
         log_metrics.install()
         self.database_logs: DatabaseLogs = DatabaseLogs(self.fleet, options)
         self.database_logs.install()
+        self.metrics: ServiceMetrics = ServiceMetrics(self.fleet, options)
+        self.metrics.install()
         self.alarms: Alarms = Alarms()
         self.alarms.install()
         self.templates = unsupported.TemplateFindings()
@@ -208,6 +213,7 @@ class LocalCloud:
         if self.options.permissions is not None:
             write_whole(self.options.permissions, json.dumps(permission_record.record.shown()))
         self.alarms.close()
+        self.metrics.close()
         self.database_logs.close()
         self.rotations.close()
         self.events.close()

@@ -22,7 +22,7 @@ from ministack.core.responses import _service_model, error_response_json, get_ac
 from ministack.services import cloudwatch, cloudwatch_logs, lambda_svc, stepfunctions
 from ministack.services.cloudformation import provisioners
 
-from local_cloud import permissions
+from local_cloud import api_faults, permissions
 from local_cloud.permissions import RoleSession
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ _EXECUTION_METRICS = {
     "ABORTED": "ExecutionsAborted",
     "TIMED_OUT": "ExecutionsTimedOut",
 }
+# Requests that make an instance from another one need the permission on both.
+_COPYING = {
+    "rds:CreateDBInstanceReadReplica": ("DBInstanceIdentifier", "SourceDBInstanceIdentifier"),
+    "rds:RestoreDBInstanceToPointInTime": ("TargetDBInstanceIdentifier", "SourceDBInstanceIdentifier"),
+}
 # Optimised integrations (`arn:aws:states:::<service>:<action>`): the error AWS raises where the role may not call.
 _OPTIMISED_DENIALS = {
     "lambda": "Lambda.AWSLambdaException",
@@ -49,6 +54,13 @@ _OPTIMISED_DENIALS = {
     "sns": "SNS.AuthorizationErrorException",
     "sqs": "SQS.AmazonSQSException",
     "events": "EventBridge.AWSEventBridgeException",
+    "states": "StepFunctions.AWSStepFunctionsException",
+}
+# Likewise the error where a call is throttled; SDK integrations name theirs after the service's model.
+_OPTIMISED_THROTTLES = {
+    "lambda": "Lambda.TooManyRequestsException",
+    "dynamodb": "DynamoDB.ProvisionedThroughputExceededException",
+    "sns": "SNS.ThrottledException",
     "states": "StepFunctions.AWSStepFunctionsException",
 }
 
@@ -217,7 +229,35 @@ def _matches(error_equals: list[str], error: str) -> bool:
 
 def _invoke_as_role(resource: str, input_data: Any) -> Any:
     _authorise(resource, input_data)
-    return _invoke_resource(resource, input_data)
+    service, action, target = _called(resource, input_data if isinstance(input_data, dict) else {})
+    machine = _running.get()
+    # Only what invokes a function can have one killed
+    kinds = api_faults.KINDS if service == "lambda" else ("throttle", "lose_answer")
+    fault = api_faults.faults.strike(machine.session.role_name, action, target, kinds) if machine else None
+    if fault is None:
+        return _invoke_resource(resource, input_data)
+    sdk = ":aws-sdk:" in resource
+    if fault.kind == "throttle":
+        name = None if sdk else _OPTIMISED_THROTTLES.get(service)
+        raise stepfunctions._ExecutionError(name or sdk_error_name(service, "Throttling"), api_faults.THROTTLED)
+    if fault.kind == "kill":
+        api_faults.kill_later(target.rpartition(":")[2], fault.after_ms)
+        return _invoke_resource(resource, input_data)
+    _invoke_resource(resource, input_data)
+    prefix = _sdk_prefix(service) if sdk else _OPTIMISED_THROTTLES[service].partition(".")[0]
+    text = "Unable to execute HTTP request: Read timed out"
+    raise stepfunctions._ExecutionError(f"{prefix}.SdkClientException", text)
+
+
+def _called(resource: str, request: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Service, action (as IAM names it) and target of a task's resource."""
+    if ":lambda:" in resource and ":function:" in resource:
+        return "lambda", "lambda:InvokeFunction", resource
+    parts = resource.removeprefix("arn:aws:states:::").removeprefix("aws-sdk:").split(":")
+    service, verb = parts[0].lower(), parts[-1].split(".")[0]
+    if (service, verb) == ("lambda", "invoke"):
+        verb = "InvokeFunction"
+    return service, f"{service}:{verb[:1].upper()}{verb[1:]}", _optimised_target(service, request)
 
 
 def _invoke_with_callback_as_role(resource: str, input_data: Any, token: str, state: Any) -> Any:
@@ -312,16 +352,25 @@ def _authorise_request(
         return
     region, account = get_region(), get_account_id()
     resource = iam_actions.extract_resource_arn(service, method, path, headers, body, params, region, account)
-    if action == "rds:DescribeDBInstances" and resource == "*":
-        resource = f"arn:aws:rds:{region}:{account}:db:*"
+    resources = [
+        f"arn:aws:rds:{region}:{account}:db:{_last(params[field])}"
+        for field in _COPYING.get(action, ())
+        if params.get(field)
+    ]
     context = dict(iam_actions.request_tag_context(service, action, body, params))
     if service == "dynamodb":
         context |= iam_actions.dynamodb_service_context(body)
-    denial = permissions.role_denial(session, action, resource, service=service, context=context)
-    if denial:
-        name = {"ec2": "UnauthorizedOperation", "sns": "AuthorizationError"}.get(service, "AccessDeniedException")
-        text = f"{denial} (Service: {_sdk_prefix(sdk_service)}, Status Code: 403)"
-        raise stepfunctions._ExecutionError(sdk_error_name(sdk_service, name), text)
+    for each in resources or [resource]:
+        denial = permissions.role_denial(session, action, each, service=service, context=context)
+        if denial:
+            name = {"ec2": "UnauthorizedOperation", "sns": "AuthorizationError"}.get(service, "AccessDeniedException")
+            text = f"{denial} (Service: {_sdk_prefix(sdk_service)}, Status Code: 403)"
+            raise stepfunctions._ExecutionError(sdk_error_name(sdk_service, name), text)
+
+
+def _last(value: Any) -> str:
+    """The identifier of an instance that a request names by it or by its ARN."""
+    return str(value[0] if isinstance(value, list) else value).rpartition(":")[2]
 
 
 # Names

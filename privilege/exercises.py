@@ -163,6 +163,15 @@ def _log_care(site: Site) -> None:
     _logged(site, "log-care")
 
 
+def _posture(site: Site) -> None:
+    """Roles, observations and lease are read, RDS is asked of both members, and CloudWatch takes the numbers."""
+    site.role_record()
+    site.renew("posture")
+    answer = site.invoke("posture", {})
+    expect(answer.keys() >= {"TakeoverPossible", "Protected", "SameZone"}, f"RDS told nothing: {answer}")
+    _logged(site, "posture")
+
+
 def _rewind(site: Site) -> None:
     """It reads the log, and signs in to the primary as the main user to tell where that stands in it."""
     _, primary, _ = site.role_record()
@@ -452,7 +461,7 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     *(
         Exercise(f"the schedule of {name} invokes it", f"citizens-{name}-schedule", _schedule_left_alone(name))
-        for name in ("rotation", "log-care")
+        for name in ("rotation", "log-care", "posture")
     ),
     Exercise("the default group is closed again", "citizens-close-default-group", _close_default_group),
     Exercise("the probe reaches the primary", "citizens-probe", _probe),
@@ -464,6 +473,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise("the four steps of a rotation change the password", "citizens-rotation", _rotate, heals=True),
     Exercise("the archive works through the log", "citizens-archive", _archive),
     Exercise("the log's files are looked after", "citizens-log-care", _log_care),
+    Exercise("how ready the system is gets measured", "citizens-posture", _posture),
     Exercise("the log is read, and a database's place in it found", "citizens-rewind", _rewind),
     *(
         Exercise(f"{name} publishes what it sees and asks for the machine", f"citizens-{name}", _witness(name), True)
@@ -471,7 +481,7 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     *(
         Exercise(f"a failed run of {name} is kept in the queue", f"citizens-{name}", _dead_letter(name))
-        for name in (*FUNCTIONS_OF_SCHEDULES, "rotation")
+        for name in (*FUNCTIONS_OF_SCHEDULES, "rotation", "log-care", "posture")
     ),
     Exercise("the reprotect of a healthy pair has nothing to do", "citizens-reprotect", operations.plan),
     Exercise("a switchover may begin and its standby is asked", "citizens-switchover", operations.questions),

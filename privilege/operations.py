@@ -58,6 +58,7 @@ def plan(site: Site) -> None:
         "automatic": False,
         "forensics": True,
         "deletions": 0,
+        "refusals": 0,
     }
     with watched(site):
         _unless_refused(

@@ -23,6 +23,12 @@ SELECT pg_is_in_recovery(),
        extract(epoch FROM pg_last_xact_replay_timestamp())::float8
 FROM (SELECT 1) AS once LEFT JOIN recovery.heartbeat AS mine ON mine.witness = :witness"""
 
+_NEWEST = """
+SELECT pg_is_in_recovery(),
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
+       extract(epoch FROM max(at))::float8
+FROM recovery.heartbeat"""
+
 _STATE = """
 SELECT pg_is_in_recovery(),
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text"""
@@ -71,6 +77,12 @@ def read(session: Session, witness: str, seconds: float) -> Replayed:
             raise
         return Replayed(state(session, deadline - time.monotonic()), None, None)
     return Replayed(State(in_recovery, lsn), sequence, at, committed_at)
+
+
+def newest(session: Session, seconds: float) -> tuple[State, float | None]:
+    """The server's state and the newest heartbeat of any witness that it has (epoch seconds); None without one."""
+    ((in_recovery, lsn, at),) = session.run(_NEWEST, seconds)
+    return State(in_recovery, lsn), at
 
 
 def state(session: Session, seconds: float) -> State:

@@ -1,4 +1,4 @@
-"""What has happened: every incident and operation that the recovery table knows, newest first."""
+"""What has happened: every incident, operation and drill that the recovery table knows, newest first."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 from recovery.table import Record, RecoveryTable
 
-PREFIXES = ("incident#", "operation#")
+PREFIXES = ("incident#", "operation#", "drill#")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One incident or operation; times are ISO-8601 UTC, `timeline` its steps as `at` and `event`."""
+    """One incident, operation or drill; times are ISO-8601 UTC, `timeline` its steps as `at` and `event`, `execution`
+    the ARN of what has done it, where the record tells."""
 
     kind: str
     identity: str
@@ -24,6 +25,7 @@ class Entry:
     started_at: str
     ended_at: str
     timeline: Sequence[dict[str, Any]]
+    execution: str = ""
 
 
 def read(table: RecoveryTable) -> list[Entry]:
@@ -39,7 +41,7 @@ def as_text(entries: Sequence[Entry], *, steps: bool = False) -> str:
     lines = []
     for entry in entries:
         first = entry.reason.splitlines()[0][:160] if entry.reason else ""
-        lines.append(f"{entry.started_at}  {entry.kind:10}  epoch {entry.epoch:<4}  {entry.outcome:10}  {first}")
+        lines.append(f"{entry.started_at}  {entry.kind:13}  epoch {entry.epoch:<4}  {entry.outcome:10}  {first}")
         if steps:
             lines += [f"    {step['at']}  {step['event']}" for step in entry.timeline]
     return "\n".join(lines)
@@ -61,4 +63,5 @@ def _entry(record: Record) -> Entry:
         started_at=str(record.get("started_at", "")),
         ended_at=str(record.get("ended_at", "")),
         timeline=json.loads(record.get("timeline") or "[]"),
+        execution=str(record.get("execution", "")),
     )

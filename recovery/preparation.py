@@ -12,7 +12,10 @@ from pathlib import Path
 from recovery.connection import Session
 from recovery.transaction_log import ddl, removal, source
 
-ROLES = ("citizens_witness", "citizens_probe", "citizens_log", "citizens_verify", "citizens_roll_forward")
+ROLES = (
+    *("citizens_witness", "citizens_probe", "citizens_log", "citizens_verify", "citizens_roll_forward"),
+    "citizens_drill",
+)
 SECONDS = 10.0
 LOCK_MILLISECONDS = 2000
 _LOCK = 0x6369_7469_7A65_6E73

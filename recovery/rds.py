@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -23,6 +23,20 @@ class MemberStatus:
     status: str
     replica_of: str | None = None
     multi_az: bool = False
+
+
+@dataclass(frozen=True)
+class MemberFacts:
+    """A member's status and what else RDS tells of it; None for what it does not tell.
+
+    `zone` is where its primary copy is; `restorable_until` the latest time to which it can be restored and
+    `certificate_until` the end of its server certificate, both epoch seconds.
+    """
+
+    status: MemberStatus
+    zone: str | None = None
+    restorable_until: float | None = None
+    certificate_until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,32 +67,38 @@ class Event:
 
 def status(client: RDSClient, identifier: str) -> MemberStatus:
     """The member's status; never raises for what RDS answers or fails to answer."""
+    return facts(client, identifier).status
+
+
+def facts(client: RDSClient, identifier: str) -> MemberFacts:
+    """All that RDS tells of the member; never raises for what RDS answers or fails to answer."""
     try:
-        instance = client.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"][0]
+        instance: Mapping[str, Any] = client.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"][0]
     except ClientError as error:
         gone = error.response["Error"]["Code"] in ("DBInstanceNotFound", "DBInstanceNotFoundFault")
-        return MemberStatus(ABSENT if gone else UNKNOWN)
+        return MemberFacts(MemberStatus(ABSENT if gone else UNKNOWN))
     except (BotoCoreError, IndexError):
-        return MemberStatus(UNKNOWN)
-    return MemberStatus(
-        instance.get("DBInstanceStatus", UNKNOWN),
-        instance.get("ReadReplicaSourceDBInstanceIdentifier") or None,
-        bool(instance.get("MultiAZ")),
+        return MemberFacts(MemberStatus(UNKNOWN))
+    restorable, certificate = (
+        instance.get("LatestRestorableTime"),
+        instance.get("CertificateDetails", {}).get("ValidTill"),
+    )
+    return MemberFacts(
+        MemberStatus(
+            instance.get("DBInstanceStatus", UNKNOWN),
+            instance.get("ReadReplicaSourceDBInstanceIdentifier") or None,
+            bool(instance.get("MultiAZ")),
+        ),
+        instance.get("AvailabilityZone") or None,
+        restorable.timestamp() if restorable else None,
+        certificate.timestamp() if certificate else None,
     )
 
 
 def restorable_until(client: RDSClient, identifiers: Sequence[str]) -> float | None:
     """The latest time (epoch seconds) to which any of the members can be restored; None when RDS names none."""
-    times = []
-    for identifier in identifiers:
-        try:
-            found = client.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"]
-        except (BotoCoreError, ClientError):
-            continue
-        times += [
-            instance["LatestRestorableTime"].timestamp() for instance in found if "LatestRestorableTime" in instance
-        ]
-    return max(times, default=None)
+    times = (facts(client, identifier).restorable_until for identifier in identifiers)
+    return max((moment for moment in times if moment is not None), default=None)
 
 
 def events(client: RDSClient, identifier: str) -> tuple[Event, ...]:

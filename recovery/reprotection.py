@@ -36,6 +36,8 @@ BEYOND_SNAPSHOTS = frozenset(
     }
 )
 BROKEN_REPLICA = BEYOND_SNAPSHOTS | {"storage-full"}
+SNAPSHOT_TRIES = 3
+"""So often in a row RDS may refuse to keep what a full instance holds: then redundancy is worth more."""
 SETTLED = frozenset({"available", "stopped", "storage-full"})
 """RDS is at work on an instance in any other status, and what is asked of it now would be refused."""
 
@@ -55,7 +57,8 @@ class Situation:
     """Everything the next step is chosen from. Times are epoch seconds.
 
     `epoch` is the one that the order was given for; `wanted` what the template says of the standby and its creation
-    cannot; `lifted`: the fence was found lifted by this execution; `automatic`: no person asked for it.
+    cannot; `lifted`: the fence was found lifted by this execution; `automatic`: no person asked for it; `refusals`: how
+    often RDS has refused a deletion with a final snapshot, for the state that the instance is in.
     """
 
     now: float
@@ -71,6 +74,7 @@ class Situation:
     automatic: bool = False
     forensics: bool = True
     deletions: int = 0
+    refusals: int = 0
     detection: Detection = field(default_factory=Detection)
 
 
@@ -163,7 +167,9 @@ def _without_replica(situation: Situation) -> tuple[Action, str, dict[str, Any]]
         return "wait", f"RDS is at work on {name}, which is {standby.status}.", {}
     if standby.deletion_protection:
         return _unlocked(situation)
-    if standby.status in BEYOND_SNAPSHOTS or not situation.forensics:
+    # What full storage can still give RDS does not say; it is asked, and taken at its word
+    full = standby.status == "storage-full" and situation.refusals >= SNAPSHOT_TRIES
+    if standby.status in BEYOND_SNAPSHOTS or full or not situation.forensics:
         why = "RDS takes no snapshot of it" if situation.forensics else "the primary has all that it had"
         return "delete", f"{name} is {_state(standby)}; {why}.", {}
     snapshot = _snapshot(situation)

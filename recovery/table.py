@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,16 @@ def from_attribute(attribute: Mapping[str, Any]) -> Any:
             return [from_attribute(part) for part in value]
         case _:
             return value
+
+
+@dataclass(frozen=True)
+class Write:
+    """One of several writes that happen together or not at all; `condition` is over attribute names."""
+
+    identity: str
+    record: Mapping[str, object]
+    condition: str
+    values: Mapping[str, object] | None = None
 
 
 class RecoveryTable:
@@ -95,6 +106,30 @@ class RecoveryTable:
                 ExpressionAttributeValues=settings,
             )
         )
+
+    def put_all_if(self, writes: Sequence[Write]) -> bool:
+        """Write all of them if each one's condition holds; False, and nothing is written, when one does not or another
+        writer is at the same records."""
+        try:
+            self._client.transact_write_items(TransactItems=[{"Put": self._put(write)} for write in writes])
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "TransactionCanceledException":
+                reasons = error.response.get("CancellationReasons", [])
+                codes = {str(reason.get("Code", "None")) for reason in reasons} - {"None"}
+                if codes and codes <= {"ConditionalCheckFailed", "TransactionConflict"}:
+                    return False
+            raise
+        return True
+
+    def _put(self, write: Write) -> Any:
+        put: dict[str, Any] = {
+            "TableName": self._name,
+            "Item": self._item(write.identity, write.record),
+            "ConditionExpression": write.condition,
+        }
+        if write.values:
+            put["ExpressionAttributeValues"] = {name: to_attribute(value) for name, value in write.values.items()}
+        return put
 
     def delete_if(self, identity: str, condition: str, values: Mapping[str, object]) -> bool:
         """Delete the record if the condition holds; False when it does not."""

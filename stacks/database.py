@@ -14,7 +14,7 @@ from aws_cdk import aws_rds as rds
 from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
-from stacks import schedule
+from stacks import instance_class, schedule
 from stacks.function import DeployedFunction, FunctionSpec, Members, function, read_secret, use_table
 from stacks.names import DATABASE, DATABASE_PORT
 from stacks.nested import CitizensStack
@@ -176,6 +176,7 @@ class Database(CitizensStack):
                 "sync_replication_slots": "1",
                 "rds.logical_slot_sync_dbname": DATABASE,
                 "wal_sender_timeout": "30000",
+                "max_connections": str(instance_class.of(self.settings.instance_class).max_connections),
                 "log_connections": "1",
                 "log_disconnections": "1",
                 "log_lock_waits": "1",

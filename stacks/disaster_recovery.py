@@ -1,4 +1,4 @@
-"""The whole system in one screen: eight nested stacks, each built from those before it."""
+"""The whole system in one screen: nine nested stacks, each built from those before it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from constructs import Construct
 
 from stacks import function_package, policy_packs
 from stacks.database import Database
+from stacks.drills import Drills
 from stacks.failover import Failover
 from stacks.names import DATABASE, DATABASE_PORT, Names
 from stacks.network import Network
@@ -68,6 +69,16 @@ class DisasterRecovery(Stack):
             database=database,
             failover=failover,
         ).props
+        drills = Drills(
+            self,
+            "Drills",
+            settings=settings,
+            network=network,
+            security=security,
+            storage=storage,
+            database=database,
+            transaction_log=log,
+        ).props
         observability = Observability(
             self,
             "Observability",
@@ -98,6 +109,7 @@ class DisasterRecovery(Stack):
                 "FailoverLogGroupName": failover.log_group_name,
                 "ReprotectStateMachineArn": operations.reprotect_machine_arn,
                 "SwitchoverStateMachineArn": operations.switchover_machine_arn,
+                "DrillStateMachineArn": drills.machine_arn,
                 "AlertTopicArn": security.alert_topic_arn,
                 "FileSystemId": storage.file_system_id,
                 "AccessPointId": storage.access_point_id,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recovery import promise
+from stacks.states import retriers
 
 State = dict[str, Any]
 
@@ -690,7 +691,7 @@ def _ending(references: MachineReferences) -> dict[str, State]:
             following="End",
             # Another incident's lease is not ours to release, and one that stays is taken over after an hour
             catch=[{"ErrorEquals": ["States.ALL"], "Next": "End"}],
-            retried=["States.Timeout"],
+            final=["DynamoDB.ConditionalCheckFailedException"],
         ),
         "End": {
             "Type": "Choice",
@@ -731,7 +732,7 @@ def _reprotecting(references: MachineReferences) -> dict[str, State]:
             following="ReleaseLease",
             # Recovered is recovered; that there is no standby has an alarm of its own
             catch=[{"ErrorEquals": ["States.ALL"], "Next": "ReleaseLease"}],
-            retried=["States.Timeout", "StepFunctions.AWSStepFunctionsException"],
+            final=["StepFunctions.ExecutionAlreadyExistsException"],
         )
     }
 
@@ -793,6 +794,7 @@ def _task(
     assign: Mapping[str, Any] | None = None,
     catch: Sequence[State] | None = None,
     retried: Sequence[str] = ("States.ALL",),
+    final: Sequence[str] = (),
 ) -> State:
     budget = BUDGETS[name]
     state: State = {
@@ -808,14 +810,7 @@ def _task(
     if assigned := {**({"tries": 0} if name in RESUMED_AT else {}), **(assign or {})}:
         state["Assign"] = assigned
     if budget.attempts > 1:
-        state["Retry"] = [
-            {
-                "ErrorEquals": list(retried),
-                "IntervalSeconds": budget.pause,
-                "MaxAttempts": budget.attempts - 1,
-                "BackoffRate": 1,
-            }
-        ]
+        state["Retry"] = retriers(retried, final, budget.attempts, budget.pause)
     return state
 
 

@@ -10,6 +10,8 @@ APPLICATION = "citizens"
 DATABASE = "citizens"
 DATABASE_PORT = 5432
 METRICS_NAMESPACE = "CitizensRecovery"
+# Of a drill's throw-away copies; its value is the environment's suffix.
+DRILL_TAG = "citizens:drill"
 
 FUNCTIONS = (
     "witness-a",
@@ -26,6 +28,8 @@ FUNCTIONS = (
     "rotation",
     "reprotect",
     "switchover",
+    "posture",
+    "drill",
 )
 # Those that are not deployed when the transaction log is turned off.
 LOG_FUNCTIONS = ("open-log", "roll-forward", "rewind", "archive")
@@ -85,6 +89,16 @@ class Names:
     def switchover_machine(self) -> str:
         """The machine that changes the roles as planned."""
         return self.of("switchover-machine")
+
+    @property
+    def drill_machine(self) -> str:
+        """The machine that holds drills, and deletes what a killed one has left."""
+        return self.of("drill-machine")
+
+    @property
+    def drill_copies(self) -> str:
+        """What the DB instance identifier of a drill's throw-away copy begins with; a hyphen and its moment follow."""
+        return self.of("drill")
 
     @property
     def alert_topic(self) -> str:

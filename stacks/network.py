@@ -47,6 +47,7 @@ class NetworkProps:
     vpc_id: str
     subnet_ids: tuple[str, str]
     member_group_ids: tuple[str, str]
+    drill_group_id: str
     function_group_id: str
     mount_group_id: str
     member_ingress: tuple[Ingress, ...]
@@ -77,10 +78,13 @@ class Network(CitizensStack):
             self._group("Member1Group", "member-1", "First member of the database"),
             self._group("Member2Group", "member-2", "Second member of the database"),
         )
+        drill = self._group("DrillGroup", "drill", "Throw-away copies of the database that drills make")
         functions = self._group("FunctionGroup", "functions", "Functions that watch and recover the database")
         endpoints = self._group("EndpointGroup", "endpoints", "Private endpoints of AWS services")
         mounts = self._group("MountGroup", "mounts", "Mount targets of the transaction log")
         self._rules(members, functions, endpoints, mounts)
+        # No application reaches a copy that takes writes and is not the database
+        self._connect("FunctionsToDrill", functions, drill, DATABASE_PORT, "PostgreSQL")
         self._endpoints(subnets, tables, endpoints)
         self._close_default_group()
 
@@ -88,6 +92,7 @@ class Network(CitizensStack):
             vpc_id=self._vpc.ref,
             subnet_ids=(subnets[0].ref, subnets[1].ref),
             member_group_ids=(members[0].attr_group_id, members[1].attr_group_id),
+            drill_group_id=drill.attr_group_id,
             function_group_id=functions.attr_group_id,
             mount_group_id=mounts.attr_group_id,
             member_ingress=self._member_ingress(functions),

@@ -1,6 +1,6 @@
 """Observability: flow logs, the alarms of `stacks.alarms` with what they measure in logs, and the dashboard."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,13 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from stacks.alarms import Alarm, Filter, Severity, Watched, alarms, described, filters, unreachable_primary
+from recovery import promise
+from stacks import schedule
+from stacks.alarms import Alarm, Composite, Filter, Watched, alarms, composites, filters
 from stacks.database import DatabaseProps
 from stacks.failover import FailoverProps
+from stacks.failover_machine import definition
+from stacks.function import FunctionSpec, function, put_metrics, use_table
 from stacks.names import METRICS_NAMESPACE, deployed_functions
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
@@ -59,7 +63,9 @@ class Observability(CitizensStack):
         for each in filters(watched, database.log_groups):
             self._filter(each, watched.filtered_namespace)
         made = {alarm.name: self._alarm(alarm) for alarm in alarms(watched)}
-        self._primary_lost([made[unreachable_primary(witness)] for witness in ("a", "c")])
+        for composite in composites(watched):
+            self._composite(composite, made)
+        self._posture(security, database, failover)
         dashboard = self._dashboard(database, failover)
         self.props = ObservabilityProps(dashboard_name=dashboard.ref, flow_log_group_name=flow_logs)
 
@@ -102,21 +108,51 @@ class Observability(CitizensStack):
         who.before(flow_log)
         return group.ref
 
-    def _primary_lost(self, blind: Sequence[cloudwatch.CfnAlarm]) -> None:
+    def _posture(self, security: SecurityProps, database: DatabaseProps, failover: FailoverProps) -> None:
+        """Measures what no service publishes; reads only, and signs in to no database."""
+        settings = self.settings
+        promised = promise.prove(definition(failover.references), settings.detection, settings.objectives)
+        posture = function(
+            self,
+            FunctionSpec(
+                name="posture",
+                module="posture",
+                purpose="Measures how ready the system is for a loss",
+                # Four rounds of a client that hangs
+                timeout=30,
+                environment={
+                    "MEMBERS": database.members.as_json(),
+                    "FAILURE_THRESHOLD": str(settings.failure_threshold),
+                    "PROBE_INTERVAL_SECONDS": f"{settings.probe_interval_seconds:g}",
+                    "PROBE_TIMEOUT_SECONDS": f"{settings.probe_timeout_seconds:g}",
+                    "MULTI_AZ_GRACE_SECONDS": str(settings.multi_az_grace_seconds),
+                    "RTO_SECONDS": str(settings.rto_seconds),
+                    "RPO_SECONDS": str(settings.rpo_seconds),
+                    "PROMISED_RTO_SECONDS": f"{promised.path.seconds:g}",
+                },
+                statements=[
+                    *use_table(self, security.platform),
+                    allow(("rds:DescribeDBInstances",), self.member_arns),
+                    put_metrics(),
+                ],
+            ),
+            security.platform,
+        )
+        schedule.every_minute(self, posture, security.platform, schedule.group(self, "posture"))
+
+    def _composite(self, each: Composite, made: Mapping[str, cloudwatch.CfnAlarm]) -> None:
+        children = [made[name] for name in each.children]
+        groups = [" AND ".join(f'ALARM("{self.names.of(name)}")' for name in group) for group in each.rule]
         composite = cloudwatch.CfnCompositeAlarm(
             self,
-            "PrimaryLost",
-            alarm_name=self.names.of("primary-lost"),
-            alarm_description=described(
-                Severity.CRITICAL,
-                "Both witnesses cannot write to the primary: a failover should be under way",
-                f"See whether {self.names.state_machine} runs; if it does not, its arbiter's log says why",
-            ),
-            alarm_rule=" AND ".join(f'ALARM("{alarm.alarm_name}")' for alarm in blind),
+            each.construct_id,
+            alarm_name=self.names.of(each.name),
+            alarm_description=each.description,
+            alarm_rule=groups[0] if len(groups) == 1 else " OR ".join(f"({group})" for group in groups),
             alarm_actions=[self._topic_arn],
             ok_actions=[self._topic_arn],
         )
-        for alarm in blind:
+        for alarm in children:
             composite.add_resource_dependency(alarm)
 
     def _filter(self, each: Filter, namespace: str) -> None:

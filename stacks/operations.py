@@ -1,21 +1,19 @@
 """Operations: what brings the pair back after a failover, and what an operator may have done to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from aws_cdk import Stack
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from stacks import reprotect_machine, switchover_machine
 from stacks.database import DatabaseProps
-from stacks.failover import DELIVER_LOGS, TRACE, FailoverProps
+from stacks.failover import FailoverProps
 from stacks.function import FunctionSpec, function, use_table
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
-from stacks.permissions import allow, confined_service, identity, use_key, without_resources
+from stacks.operation_machine import operation_machine
+from stacks.permissions import allow, without_resources
 from stacks.security import SecurityProps
 from stacks.settings import Settings
 from stacks.storage import StorageProps
@@ -102,11 +100,13 @@ class Operations(CitizensStack):
         members = list(self.member_arns)
         snapshots = [self.arn("rds", f"snapshot:{member}-fenced-*") for member in self.names.members]
         group_of_parameters, subnets = (self.arn("rds", f"{kind}:{self.names.plain}") for kind in ("pg", "subgrp"))
-        return self._machine(
+        return operation_machine(
+            self,
             "Reprotect",
             self.names.reprotect_machine,
             "Reprotect machine: delete the old member, make it again, let it in",
             reprotect_machine.definition(references),
+            security=self._security,
             functions=[plan.arn],
             statements=[
                 allow(("rds:DeleteDBInstance", "rds:ModifyDBInstance", "rds:AddTagsToResource"), members),
@@ -158,11 +158,13 @@ class Operations(CitizensStack):
             reprotect_machine_arn=reprotect_machine_arn,
             ingress=self._ingress,
         )
-        return self._machine(
+        return operation_machine(
+            self,
             "Switchover",
             self.names.switchover_machine,
             "Switchover machine: keep out, catch up, promote, cut over",
             switchover_machine.definition(references),
+            security=self._security,
             functions=[asked.arn, *failover.references.invoked_by_a_switchover],
             statements=[
                 without_resources(("ec2:DescribeSecurityGroupRules",)),
@@ -174,58 +176,3 @@ class Operations(CitizensStack):
                 allow(("states:StartExecution",), [reprotect_machine_arn]),
             ],
         )
-
-    def _machine(
-        self,
-        construct_id: str,
-        name: str,
-        description: str,
-        definition: Mapping[str, Any],
-        *,
-        functions: Sequence[str],
-        statements: Sequence[iam.PolicyStatement],
-        patterns: Mapping[str, str] | None = None,
-    ) -> sfn.CfnStateMachine:
-        """A machine with a role, a log and what every operation's end needs: record, notice, claim."""
-        logs = self.log_group(
-            f"{construct_id}MachineLogs", self.names.machine_log_group(name), self._security.log_key_arn
-        )
-        who = identity(
-            self,
-            f"{construct_id}Machine",
-            name=name,
-            description=description,
-            principal=confined_service(
-                "states.amazonaws.com", self.account, self.arn("states", f"stateMachine:{name}")
-            ),
-            statements=[
-                allow(("lambda:InvokeFunction",), functions),
-                allow(("dynamodb:DeleteItem", "dynamodb:UpdateItem"), [self.recovery_table_arn]),
-                use_key(self._security.data_key_arn, "dynamodb", self.region),
-                allow(("sns:Publish",), [self._security.alert_topic_arn]),
-                use_key(self._security.alert_key_arn, "sns", self.region),
-                without_resources(DELIVER_LOGS),
-                without_resources(TRACE),
-                *statements,
-            ],
-            patterns=patterns,
-        )
-        destination = sfn.CfnStateMachine.CloudWatchLogsLogGroupProperty(log_group_arn=logs.attr_arn)
-        machine = sfn.CfnStateMachine(
-            self,
-            f"{construct_id}Machine",
-            state_machine_name=name,
-            state_machine_type="STANDARD",
-            role_arn=who.arn,
-            definition_string=Stack.of(self).to_json_string(definition),
-            logging_configuration=sfn.CfnStateMachine.LoggingConfigurationProperty(
-                level="ALL",
-                include_execution_data=True,
-                destinations=[
-                    sfn.CfnStateMachine.LogDestinationProperty(cloud_watch_logs_log_group=destination),
-                ],
-            ),
-            tracing_configuration=sfn.CfnStateMachine.TracingConfigurationProperty(enabled=True),
-        )
-        who.before(machine)
-        return machine

@@ -142,7 +142,7 @@ def identity(
     )
     unrestricted = sorted({action for each in statements if "*" in each.resources for action in each.actions})
     if unrestricted:
-        reasons = "; ".join(f"{action}: {REASONS_WITHOUT_RESOURCES[action]}" for action in unrestricted)
+        reasons = "; ".join(f"{action}: {REASONS_WITHOUT_RESOURCES[action].reason}" for action in unrestricted)
         acknowledge(policy, wildcard(policy), reasons)
     for arn, reason in (patterns or {}).items():
         acknowledge(policy, wildcard(policy, arn), reason)

@@ -79,6 +79,7 @@ def _planning(references: ReprotectReferences) -> dict[str, State]:
                 "errors": 0,
                 "rounds": 0,
                 "deletions": 0,
+                "refusals": 0,
                 "lifted": False,
                 "timeline": [{"at": "{% $now() %}", "event": "{% 'started by ' & $states.input.by %}"}],
             },
@@ -96,6 +97,7 @@ def _planning(references: ReprotectReferences) -> dict[str, State]:
                     "automatic": "{% $automatic %}",
                     "forensics": "{% $forensics %}",
                     "deletions": "{% $deletions %}",
+                    "refusals": "{% $refusals %}",
                 },
             },
             timeout=20,
@@ -145,7 +147,9 @@ def _acting(references: ReprotectReferences) -> dict[str, State]:
                 **backups,
             },
             "'deletion of ' & $plan.standby & ' requested, kept as ' & $plan.snapshot",
+            catch=[_refused("deleteDBInstance"), _trouble("Pause", "deleteDBInstance")],
             deletions="{% $deletions + 1 %}",
+            refusals=0,
             lifted=False,
         ),
         "Delete": _act(
@@ -169,7 +173,7 @@ def _acting(references: ReprotectReferences) -> dict[str, State]:
     }
 
 
-def _act(action: str, arguments: Any, what: str, **assign: Any) -> State:
+def _act(action: str, arguments: Any, what: str, catch: Sequence[State] = (), **assign: Any) -> State:
     """One request to RDS. Refused or lost, the next round sees what has come of it."""
     return task(
         sdk("rds", action),
@@ -177,8 +181,15 @@ def _act(action: str, arguments: Any, what: str, **assign: Any) -> State:
         timeout=30,
         assign={"timeline": note(what), "errors": 0, "trouble": "", **assign},
         following="Pause",
-        catch=[_trouble("Pause", action)],
+        catch=list(catch) or [_trouble("Pause", action)],
     )
+
+
+def _refused(action: str) -> State:
+    """RDS says that the instance is in no state for it; counted, for the plan to know."""
+    found = _trouble("Pause", action)
+    names = ["Rds.InvalidDbInstanceStateException", "Rds.InvalidDBInstanceStateException"]
+    return {**found, "ErrorEquals": names, "Assign": {**found["Assign"], "refusals": "{% $refusals + 1 %}"}}
 
 
 def _letting_in() -> dict[str, State]:

@@ -1,4 +1,4 @@
-"""Invokes a function every minute or every few: own role, dead letters, no late repeats."""
+"""Invokes a function every minute or every few, or a machine once a day: own role, dead letters, no late repeats."""
 
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_scheduler as scheduler
@@ -13,6 +13,9 @@ OLDEST_SECONDS = 60
 # Lambda repeats a failed run itself, by default for six hours: longer than a run is worth anything.
 REPEATED_RUNS = 2
 OLDEST_RUN_SECONDS = 180
+NIGHTLY = "cron(30 2 * * ? *)"
+NIGHTLY_RETRIES = 10
+NIGHTLY_OLDEST_SECONDS = 3600
 
 
 def group(stack: CitizensStack, part: str, construct_id: str = "Schedules") -> scheduler.CfnScheduleGroup:
@@ -72,6 +75,45 @@ def every(
             input=payload,
             retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
                 maximum_retry_attempts=RETRIES, maximum_event_age_in_seconds=OLDEST_SECONDS
+            ),
+            dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=platform.dead_letters_arn),
+        ),
+    )
+    who.before(schedule)
+
+
+def every_night(
+    stack: CitizensStack, construct_id: str, machine: str, machine_arn: str, platform: Platform, payload: str
+) -> None:
+    """Add the schedule, named like its machine, which starts an execution with `payload` (JSON) every night, UTC."""
+    schedules = group(stack, machine.removeprefix("citizens-").removesuffix(f"-{stack.names.suffix}"))
+    who = identity(
+        stack,
+        f"{construct_id}Schedule",
+        name=f"{machine}-schedule",
+        description=f"Scheduler: start {machine} every night",
+        principal=confined_service("scheduler.amazonaws.com", stack.account, schedules.attr_arn),
+        statements=[
+            allow(("states:StartExecution",), [machine_arn]),
+            allow(("sqs:SendMessage",), [platform.dead_letters_arn]),
+            use_key(platform.data_key_arn, "sqs", stack.region),
+        ],
+    )
+    schedule = scheduler.CfnSchedule(
+        stack,
+        f"{construct_id}Schedule",
+        name=machine,
+        group_name=schedules.ref,
+        description=f"Starts {machine}",
+        # A rate would begin at each deploy. After the members' backups, before their maintenance.
+        schedule_expression=NIGHTLY,
+        flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
+        target=scheduler.CfnSchedule.TargetProperty(
+            arn=machine_arn,
+            role_arn=who.arn,
+            input=payload,
+            retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
+                maximum_retry_attempts=NIGHTLY_RETRIES, maximum_event_age_in_seconds=NIGHTLY_OLDEST_SECONDS
             ),
             dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=platform.dead_letters_arn),
         ),

@@ -128,6 +128,13 @@ class Settings(BaseSettings):
     auto_reprotect: bool = Field(
         default=True, description="Make the standby again by itself after a failover; else `make reprotect` does"
     )
+    drill_days: int = Field(
+        default=30,
+        ge=0,
+        le=365,
+        description="Every so many days a throw-away replica is promoted, and a backup restored, as a drill; "
+        "0: only when asked for",
+    )
     rto_seconds: int = Field(default=900, ge=60, le=900, description="Recovery time objective, s")
     rpo_seconds: int = Field(default=3600, ge=60, le=3600, description="Recovery point objective, s")
     project: str = Field(default="citizens-disaster-recovery", description="Tag Project")
@@ -318,12 +325,21 @@ def load(context: Mapping[str, Any]) -> Settings:
     Raises SettingsError with one sentence for each problem.
     """
     try:
-        return Settings(**{field: context[key] for field in Settings.model_fields if (key := _camel(field)) in context})
+        return Settings(
+            **{field: context[key] for field in Settings.model_fields if (key := context_key(field)) in context}
+        )
     except ValidationError as error:
         raise SettingsError(tuple(_sentence(problem) for problem in error.errors())) from None
 
 
-def _camel(field: str) -> str:
+def variable(field: str) -> str:
+    """The environment variable of a setting."""
+    alias = Settings.model_fields[field].validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else field.upper()
+
+
+def context_key(field: str) -> str:
+    """The key of a setting in `cdk.json`'s context."""
     first, *rest = field.split("_")
     return first + "".join(word.capitalize() for word in rest)
 

@@ -54,9 +54,9 @@ def task(
     pause: int = 1,
     assign: Mapping[str, Any] | None = None,
     catch: Sequence[State],
-    retried: Sequence[str] = ("States.ALL",),
+    final: Sequence[str] = (),
 ) -> State:
-    """A task that is tried `attempts` times, `timeout` s each, `pause` s apart."""
+    """A task that is tried `attempts` times, `timeout` s each, `pause` s apart, unless an error is `final`."""
     state: State = {
         "Type": "Task",
         "Resource": resource,
@@ -68,10 +68,15 @@ def task(
     if assign:
         state["Assign"] = dict(assign)
     if attempts > 1:
-        state["Retry"] = [
-            {"ErrorEquals": list(retried), "IntervalSeconds": pause, "MaxAttempts": attempts - 1, "BackoffRate": 1}
-        ]
+        state["Retry"] = retriers(("States.ALL",), final, attempts, pause)
     return state
+
+
+def retriers(retried: Sequence[str], final: Sequence[str], attempts: int, pause: int) -> list[State]:
+    """Try again after the errors of `retried`, but never after those of `final`, which are an answer."""
+    pace = {"IntervalSeconds": pause, "BackoffRate": 1}
+    never = [{"ErrorEquals": list(final), "MaxAttempts": 0, **pace}] if final else []
+    return [*never, {"ErrorEquals": list(retried), "MaxAttempts": attempts - 1, **pace}]
 
 
 def caught(following: str, **assign: Any) -> State:
@@ -151,12 +156,14 @@ def letting_in(member: str, *, done: State, given_up: State, trouble: Sequence[S
 
 @dataclass(frozen=True)
 class Ending:
-    """What the end of an operation refers to: its kind, the environment's suffix, the table's name, the topic."""
+    """What the end of an operation refers to: its kind, the environment's suffix, the table's name, the topic, and the
+    record by which it keeps others off."""
 
     kind: str
     suffix: str
     table_name: str
     topic_arn: str
+    claim: str = "operation"
 
     def states(self, finished: Sequence[str], *, told: str = "Close", closed: str = "End") -> dict[str, State]:
         """Record → Notify → `told` … Close → `closed` … End → Done, or Failed unless the outcome is `finished`."""
@@ -201,7 +208,7 @@ class Ending:
                 "arn:aws:states:::dynamodb:deleteItem",
                 {
                     "TableName": self.table_name,
-                    "Key": {"id": {"S": "operation"}},
+                    "Key": {"id": {"S": self.claim}},
                     "ConditionExpression": "#execution = :execution",
                     "ExpressionAttributeNames": {"#execution": "execution"},
                     "ExpressionAttributeValues": {":execution": {"S": "{% $execution %}"}},
@@ -209,7 +216,7 @@ class Ending:
                 following=closed,
                 # Another execution's claim is not ours to give up, and one that stays ends by itself
                 catch=[caught(closed)],
-                retried=["States.Timeout"],
+                final=["DynamoDB.ConditionalCheckFailedException"],
                 **_CALL,
             ),
             "End": choice(

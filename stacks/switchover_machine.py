@@ -269,7 +269,7 @@ def _reprotecting(references: SwitchoverReferences) -> dict[str, State]:
             pause=2,
             following="Onwards",
             catch=[caught("Onwards")],
-            retried=["States.Timeout"],
+            final=["DynamoDB.ConditionalCheckFailedException"],
         ),
         "Onwards": choice(when("$outcome = 'promoted'", "StartReprotect"), otherwise="End"),
         "StartReprotect": task(
@@ -292,6 +292,7 @@ def _reprotecting(references: SwitchoverReferences) -> dict[str, State]:
             following="End",
             # The roles are changed; that there is no standby has an alarm of its own
             catch=[caught("End")],
+            final=["StepFunctions.ExecutionAlreadyExistsException"],
         ),
     }
 

@@ -51,7 +51,7 @@ UNUSED: Sequence[Unused] = (
             "AWS Lambda API reference, DeadLetterConfig",
         )
         for function in (
-            *("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify", "log-care"),
+            *("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify"),
             *("reprotect", "switchover"),
         )
     ),

@@ -11,7 +11,13 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # The files whose tests use the one deployed system, the last of which loses its primary and destroys it.
-DEPLOYED = ("test_least_privilege.py", "test_preflight.py", "test_restore.py", "test_workflow.py")
+DEPLOYED = (
+    "test_drills_on_aws.py",
+    "test_least_privilege.py",
+    "test_preflight.py",
+    "test_restore.py",
+    "test_workflow.py",
+)
 
 # So many tests may need a second run (`--reruns`) before the whole run counts as failed.
 MAY_RUN_AGAIN = 3

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,15 @@ class Answer:
 
 Ask = Callable[[str, dict[str, Any], float], Answer]
 """Of the state's name, its arguments and the moment (epoch seconds) at which it asks; may raise TaskFailed."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an execution asks of the world: its state's name, the arguments, and when (epoch seconds)."""
+
+    state: str
+    arguments: Any
+    at: float
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,35 @@ class Machine:
 
     def run(self, given: Mapping[str, Any], ask: Ask, now: float) -> Run:
         """Run from `now` (epoch seconds) to the end."""
+        execution = self.execution(given, now)
+        answer: Answer | TaskFailed | None = None
+        while True:
+            try:
+                request = execution.send(answer)
+            except StopIteration as end:
+                run: Run = end.value
+                return run
+            try:
+                answer = ask(request.state, request.arguments, request.at)
+            except TaskFailed as failed:
+                answer = failed
+
+    def resource(self, state: str) -> str:
+        """The resource of a task; empty of any other state."""
+        return str(self._states[state].get("Resource", ""))
+
+    def execution(
+        self, given: Mapping[str, Any], now: float, identity: str = "arn:execution"
+    ) -> Generator[Request, Answer | TaskFailed | None, Run]:
+        """An execution that stops at each request until it is sent the answer: others may go on meanwhile."""
         run, name, value = Run(), self._start, dict(given)
         while True:
             state = self._states[name]
-            states: dict[str, Any] = {"input": value, "context": {"Execution": {"Id": "arn:execution"}}}
+            states: dict[str, Any] = {"input": value, "context": {"Execution": {"Id": identity}}}
             entered, chosen = now, state
             match state["Type"]:
                 case "Task":
-                    now, chosen = self._task(name, state, ask, now, states, run.variables)
+                    now, chosen = yield from self._task(name, state, now, states, run.variables)
                 case "Wait":
                     now += float(_evaluated(state["Seconds"], _scope(states, run.variables, now)))
                 case "Choice":
@@ -122,17 +152,19 @@ class Machine:
         self,
         name: str,
         state: Mapping[str, Any],
-        ask: Ask,
         now: float,
         states: dict[str, Any],
         variables: Mapping[str, Any],
-    ) -> tuple[float, Mapping[str, Any]]:
+    ) -> Generator[Request, Answer | TaskFailed | None, tuple[float, Mapping[str, Any]]]:
         limit = float(state["TimeoutSeconds"])
         tried: dict[int, int] = {}
         while True:
             arguments = _evaluated(state["Arguments"], _scope(states, variables, now))
             try:
-                answer = ask(name, arguments, now)
+                answer = yield Request(name, arguments, now)
+                if isinstance(answer, TaskFailed):
+                    raise answer
+                assert answer is not None, "a request has an answer"
                 if answer.after > limit:
                     raise TaskFailed("States.Timeout", f"Task timed out after {limit:g} seconds", limit)
             except TaskFailed as failed:

@@ -9,6 +9,7 @@
 --   citizens_verify   writes and reads back the row that proves a recovery
 --   citizens_roll_forward  applies the log to a promoted or restored database, so it must write everybody's tables
 --                     without triggers and foreign keys: session_replication_role is rds_superuser's on RDS
+--   citizens_drill    reads the heartbeat, of the primary and of a drill's throw-away copy of it
 
 DO $body$
 DECLARE
@@ -17,7 +18,8 @@ DECLARE
     wrong record;
 BEGIN
     FOREACH job IN ARRAY ARRAY[
-        'citizens_witness', 'citizens_probe', 'citizens_log', 'citizens_verify', 'citizens_roll_forward'] LOOP
+        'citizens_witness', 'citizens_probe', 'citizens_log', 'citizens_verify', 'citizens_roll_forward',
+        'citizens_drill'] LOOP
         groups := CASE job
             WHEN 'citizens_log' THEN ARRAY['rds_iam', 'rds_replication']
             WHEN 'citizens_roll_forward' THEN ARRAY['rds_iam', 'rds_superuser']
@@ -78,11 +80,13 @@ BEGIN
 END
 $body$;
 
-REVOKE ALL ON SCHEMA recovery FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify, citizens_roll_forward;
+REVOKE ALL ON SCHEMA recovery
+    FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify, citizens_roll_forward, citizens_drill;
 REVOKE ALL ON ALL TABLES IN SCHEMA recovery
-    FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify, citizens_roll_forward;
+    FROM PUBLIC, citizens_witness, citizens_probe, citizens_log, citizens_verify, citizens_roll_forward, citizens_drill;
 
-GRANT USAGE ON SCHEMA recovery TO citizens_witness, citizens_verify;
+GRANT USAGE ON SCHEMA recovery TO citizens_witness, citizens_verify, citizens_drill;
+GRANT SELECT ON recovery.heartbeat TO citizens_drill;
 GRANT SELECT, INSERT, UPDATE ON recovery.heartbeat TO citizens_witness;
 GRANT SELECT, INSERT, UPDATE ON recovery.verification TO citizens_verify;
 GRANT USAGE ON SCHEMA recovery TO citizens_roll_forward;

@@ -17,6 +17,7 @@ PACKAGES = (
     "drctl",
     "drills",
     "privilege",
+    "assessment",
     "benchmarks",
 )
 
@@ -29,6 +30,10 @@ MAY_IMPORT = {
     "drctl": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "drills": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
+    "assessment": {
+        *("deployment", "drills.report", "recovery.promise", "recovery.worst_case"),
+        *("stacks.settings", "stacks.names", "stacks.templates", "stacks.promised"),
+    },
     "benchmarks": {"recovery", "deployment", "stacks.settings", "drills", "local_cloud"},
 }
 

@@ -105,6 +105,7 @@ def emulated_account(state: Path) -> Iterator[Account]:
             app.AUTH = authenticated
             for store in (lambda_svc._functions, cloudwatch_logs._log_groups, scheduler._schedules, iam._roles):
                 store.clear()
+            cloudwatch._metrics.clear()
             eventbridge._rules.clear()
             eventbridge._targets.clear()
 

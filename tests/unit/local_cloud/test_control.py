@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from local_cloud.control import ControlError, fault_from, merged_delays
+from local_cloud.control import ControlError, fault_from, host_values_from, lifetime_from, merged_delays
 from local_cloud.fleet import Delays
 from tests.unit.local_cloud.running_cloud import RunningCloud
 
@@ -27,14 +27,16 @@ def test_schedules_can_be_fired(cloud: RunningCloud) -> None:
 
 @pytest.mark.parametrize("body", [{}, {"advance_seconds": -1}, {"advance_seconds": True}, {"advance_seconds": "day"}])
 def test_the_clock_moves_forward_by_seconds(cloud: RunningCloud, body: dict[str, object]) -> None:
+    ahead = cloud.control("PUT", "/clock", {"advance_seconds": 0})[1]["now"] - time.time()
     status, answer = cloud.control("PUT", "/clock", body)
     assert (status, answer["error"]) == (400, "advance_seconds is a number of seconds, 0 or more")
-    assert abs(cloud.control("PUT", "/clock", {"advance_seconds": 0})[1]["now"] - time.time()) < 5
+    assert abs(cloud.control("PUT", "/clock", {"advance_seconds": 0})[1]["now"] - time.time() - ahead) < 5
 
 
-@pytest.mark.parametrize("what", ["lose", "kill", "endpoint"])
+@pytest.mark.parametrize("what", ["lose", "kill", "endpoint", "certificate"])
 def test_an_unknown_instance_is_not_found(cloud: RunningCloud, what: str) -> None:
-    assert cloud.control("POST", f"/rds/nobody/{what}", {"fault": "cut"})[0] == 404
+    assert cloud.control("POST", f"/rds/nobody/{what}", {"fault": "cut", "days": 3})[0] == 404
+    assert cloud.control("PUT", "/rds/nobody/host", {"CPUUtilization": 3})[0] == 404
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"unknown": 1}', b'{"reboot_seconds": -1}'])
@@ -42,6 +44,20 @@ def test_nonsense_is_refused_with_a_sentence(cloud: RunningCloud, body: bytes) -
     status, answer = cloud.control("PUT", "/delays", body)
     assert status == 400
     assert answer["error"]
+
+
+@pytest.mark.parametrize(
+    "told", [{"Mood": 3}, {"CPUUtilization": -1}, {"CPUUtilization": True}, {"FreeableMemory": "3"}]
+)
+def test_a_host_shows_numbers_of_what_hosts_have(told: dict[str, object]) -> None:
+    with pytest.raises(ControlError):
+        host_values_from(told)
+
+
+@pytest.mark.parametrize("told", [{}, {"days": 0}, {"days": -1}, {"days": True}, {"days": 1e9}, {"days": "soon"}])
+def test_a_certificate_lasts_a_number_of_days(told: dict[str, object]) -> None:
+    with pytest.raises(ControlError, match="days is a number"):
+        lifetime_from(told)
 
 
 def test_an_unknown_path_is_not_found(cloud: RunningCloud) -> None:

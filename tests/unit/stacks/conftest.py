@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import app
+from stacks import templates
 from stacks.settings import Settings, load
+from stacks.templates import Resource as Resource
+from stacks.templates import System as System
 
 SUFFIX = "unit"
 NESTED = ("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Operations", "Observability")
@@ -18,45 +20,6 @@ STATEFUL = {
     *("AWS::RDS::DBInstance", "AWS::EFS::FileSystem", "AWS::DynamoDB::Table", "AWS::Backup::BackupVault"),
     *("AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::SQS::Queue"),
 }
-
-
-@dataclass(frozen=True)
-class Resource:
-    """One resource of one template."""
-
-    stack: str
-    logical_id: str
-    body: dict[str, Any]
-
-    @property
-    def properties(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.body.get("Properties", {})
-        return found
-
-    @property
-    def type(self) -> str:
-        return str(self.body["Type"])
-
-
-@dataclass(frozen=True)
-class System:
-    """The synthesised templates by the name of their nested stack, the parent's under `parent`."""
-
-    folder: Path
-    templates: dict[str, dict[str, Any]]
-
-    @property
-    def all(self) -> Iterator[Resource]:
-        for stack, template in self.templates.items():
-            for logical_id, body in template["Resources"].items():
-                yield Resource(stack, logical_id, body)
-
-    def of(self, kind: str, stack: str | None = None) -> list[Resource]:
-        return [each for each in self.all if each.type == kind and stack in (None, each.stack)]
-
-    def the(self, kind: str, logical_id: str) -> Resource:
-        (found,) = [each for each in self.of(kind) if each.logical_id == logical_id]
-        return found
 
 
 def context(**changed: Any) -> dict[str, Any]:
@@ -73,12 +36,7 @@ def synthesised(folder: Path, **changed: Any) -> System:
     from stacks.disaster_recovery import synthesise
 
     synthesise(settings(**changed), app.ROOT, context(**changed), folder)
-    parent = json.loads((folder / f"citizens-dr-{SUFFIX}.template.json").read_text())
-    templates = {"parent": parent}
-    for name in NESTED:
-        (path,) = folder.glob(f"citizensdr{SUFFIX}{name}*.nested.template.json")
-        templates[name] = json.loads(path.read_text())
-    return System(folder, templates)
+    return templates.read(folder, f"citizens-dr-{SUFFIX}")
 
 
 def settle_environment(patch: pytest.MonkeyPatch) -> None:

@@ -85,12 +85,13 @@ def test_witnesses_archive_and_preparation_run_by_schedules_under_roles_of_their
         f"citizens-archive-{SUFFIX}": "rate(1 minute)",
         f"citizens-log-care-{SUFFIX}": "rate(720 minutes)",
         f"citizens-rotation-{SUFFIX}": "rate(5 minutes)",
+        f"citizens-posture-{SUFFIX}": "rate(1 minute)",
     }
     assert json.loads(schedules[f"citizens-rotation-{SUFFIX}"]["Target"]["Input"]) == {
         "Step": "prepareDatabase",
         "time": "<aws.scheduler.scheduled-time>",
     }
-    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 5
+    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 6
     for each in schedules.values():
         assert each["FlexibleTimeWindow"] == {"Mode": "OFF"}
         assert "DeadLetterConfig" in each["Target"]

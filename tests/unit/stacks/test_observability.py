@@ -1,8 +1,13 @@
 import json
 import re
 
-from stacks.alarms import DESCRIPTION_LENGTH, Watched, alarms
+import pytest
+
+from recovery.arbiter import waiting_limit
+from stacks.alarms import DESCRIPTION_LENGTH, MINUTES_OF_WAITING, Alarm, Watched, alarms, composites
+from stacks.instance_class import GIB, InstanceClass, of
 from stacks.names import FUNCTIONS, Names
+from stacks.settings import INSTANCE_CLASSES
 from tests.unit.stacks.conftest import SUFFIX, Resource, System, settings
 
 
@@ -26,7 +31,10 @@ def test_every_alarm_tells_the_topic_when_it_starts_and_when_it_ends(system: Sys
 def test_every_alarm_says_how_urgent_it_is_what_it_means_and_what_to_do(system: System) -> None:
     for each in [*system.of("AWS::CloudWatch::Alarm"), *system.of("AWS::CloudWatch::CompositeAlarm")]:
         description = json.dumps(each.properties["AlarmDescription"])
-        found = re.fullmatch(r".*?(Critical|Warning): (.{20,}?)\. What to do: (.{20,})\..*", description)
+        found = re.fullmatch(
+            r".*?(Critical|Warning): (.{20,}?)\. What to do: (.{20,})\. Runbook: docs/runbooks/[a-z-]+\.md.*",
+            description,
+        )
         assert found, f"{each.logical_id}: {description}"
         assert len(description) <= DESCRIPTION_LENGTH
 
@@ -49,23 +57,107 @@ def test_credentials_are_watched_for_a_failed_rotation_an_overdue_one_and_refuse
     assert refused["Period"] * refused["EvaluationPeriods"] == 3600
 
 
+def by_name(drill_days: int | None = None, **changed: object) -> dict[str, Alarm]:
+    watched = Watched(Names(SUFFIX), settings(**changed), "machine", "queue", drill_days=drill_days)
+    return {each.name: each for each in alarms(watched)}
+
+
 def test_the_thresholds_of_the_credentials_alarms_follow_the_settings() -> None:
-    by_name = {
-        each.name: each
-        for each in alarms(Watched(Names(SUFFIX), settings(rotationDays=7, refusedSignIns=5), "machine", "queue"))
-    }
-    assert by_name["rotation-overdue"].threshold == 8
-    assert "every 7" in by_name["rotation-overdue"].description
-    assert by_name["superseded-password"].threshold == 5
+    found = by_name(rotationDays=7, refusedSignIns=5)
+    assert found["rotation-overdue"].threshold == 8
+    assert "every 7" in found["rotation-overdue"].description
+    assert found["superseded-password"].threshold == 5
+
+
+def rule(system: System, name: str) -> Resource:
+    (found,) = [
+        each
+        for each in system.of("AWS::CloudWatch::CompositeAlarm")
+        if each.properties["AlarmName"] == f"citizens-{name}-{SUFFIX}"
+    ]
+    return found
 
 
 def test_the_primary_is_lost_when_both_witnesses_say_so(system: System) -> None:
-    (composite,) = system.of("AWS::CloudWatch::CompositeAlarm")
-    assert composite.properties["AlarmRule"] == (
+    lost = rule(system, "primary-lost")
+    assert lost.properties["AlarmRule"] == (
         f'ALARM("citizens-primary-unreachable-from-a-{SUFFIX}") AND '
         f'ALARM("citizens-primary-unreachable-from-c-{SUFFIX}")'
     )
-    assert len(composite.body["DependsOn"]) == 2
+    assert len(lost.body["DependsOn"]) == 2
+
+
+def test_composite_alarms_are_made_after_all_that_they_look_at_and_refer_to_nothing_else(system: System) -> None:
+    known = {each.properties["AlarmName"]: each.logical_id for each in system.of("AWS::CloudWatch::Alarm")}
+    names = {each.name for each in composites(Watched(Names(SUFFIX), settings(), "machine", "queue"))}
+    assert names == {"primary-lost", "incident", "recovery-at-risk"}
+    for name in names:
+        found = rule(system, name)
+        children = re.findall(r'ALARM\("([^"]+)"\)', found.properties["AlarmRule"])
+        assert {known[child] for child in children} == set(found.body["DependsOn"])
+
+
+def test_recovery_is_at_risk_by_any_one_thing_that_keeps_the_standby_from_taking_over(system: System) -> None:
+    found = rule(system, "recovery-at-risk").properties["AlarmRule"]
+    for name in ("takeover-hindered", "redundancy-lost", "standby-lag-from-a", "standby-lag-from-c"):
+        assert f'(ALARM("citizens-{name}-{SUFFIX}"))' in found
+    # One witness that does not reach the standby is that zone's trouble: the other's word is enough for the arbiter
+    assert f'ALARM("citizens-standby-unreachable-from-a-{SUFFIX}") AND ' in found
+
+
+def test_a_backup_of_the_standby_is_waited_for_as_long_as_the_arbiter_waits() -> None:
+    chosen = settings()
+    assert waiting_limit(chosen.detection, chosen.objectives) == MINUTES_OF_WAITING * 60
+
+
+def test_the_objectives_decide_how_far_behind_and_for_how_long_is_too_much() -> None:
+    usual, short = by_name(), by_name(rpoSeconds=1800)
+    for name, share in (("standby-lag-from-a", 0.5), ("log-lag", 0.5), ("backups-missing", 0.5)):
+        assert usual[name].threshold == 3600 * share
+        assert short[name].threshold == 1800 * share
+    for found, minutes in ((usual, 60), (short, 30)):
+        assert found["redundancy-lost"].period * found["redundancy-lost"].periods == minutes * 60
+        assert f"for {minutes} minutes" in found["redundancy-lost"].meaning
+
+
+def test_the_instance_class_decides_how_many_connections_and_credits_are_too_many_or_few(system: System) -> None:
+    group = system.of("AWS::RDS::DBParameterGroup")[0].properties["Parameters"]
+    assert int(group["max_connections"]) == of("db.t4g.medium").max_connections == 360
+    assert by_name()["connections-1"].threshold == 288
+    # Two processors at full load for a quarter of an hour
+    credits = by_name()["credits-1"]
+    assert (credits.threshold, credits.below) == (30, True)
+    assert credits.period * credits.periods >= 30 / 24 * 3600, "a new instance has earned them by then"
+    large = by_name(instanceClass="db.r8g.48xlarge")
+    assert "credits-1" not in large
+    assert large["connections-1"].threshold == 4000
+
+
+@pytest.mark.parametrize(
+    ("name", "has"),
+    [
+        ("db.t3.micro", InstanceClass(2, 1, 12)),
+        ("db.m5.large", InstanceClass(2, 8)),
+        ("db.m6gd.16xlarge", InstanceClass(64, 256)),
+        ("db.r7g.xlarge", InstanceClass(4, 32)),
+        ("db.m8g.48xlarge", InstanceClass(192, 768)),
+    ],
+)
+def test_a_class_has_the_processors_and_the_memory_that_aws_lists(name: str, has: InstanceClass) -> None:
+    assert of(name) == has
+
+
+def test_every_class_that_may_be_set_is_known_and_leaves_rds_its_share_of_memory() -> None:
+    for name in INSTANCE_CLASSES:
+        found = of(name)
+        assert 80 < found.max_connections <= found.memory_gib * GIB / 9_531_392
+
+
+def test_drills_are_missed_only_where_they_are_scheduled() -> None:
+    yearly, monthly = by_name()["drill-overdue"], by_name(drill_days=30)["drill-overdue"]
+    assert (yearly.threshold, yearly.missing) == (365, "notBreaching")
+    assert (monthly.threshold, monthly.missing) == (32, "breaching")
+    assert monthly.metric.dimensions == {"Suffix": SUFFIX}
 
 
 def test_silence_of_witnesses_and_archive_is_a_fault_and_of_errors_is_not(system: System) -> None:
@@ -77,9 +169,23 @@ def test_silence_of_witnesses_and_archive_is_a_fault_and_of_errors_is_not(system
 
 def test_every_function_and_every_way_the_machine_can_end_badly_has_an_alarm(system: System) -> None:
     for name in FUNCTIONS:
-        assert alarm(system, f"{name}-errors").properties["Namespace"] == "AWS/Lambda"
+        for what, metric in (("errors", "Errors"), ("throttles", "Throttles")):
+            found = alarm(system, f"{name}-{what}").properties
+            assert (found["Namespace"], found["MetricName"]) == ("AWS/Lambda", metric)
     for end in ("failed", "timedout", "aborted"):
         assert alarm(system, f"machine-{end}").properties["Namespace"] == "AWS/States"
+
+
+def test_what_is_invoked_now_and_then_has_no_second_failure_to_wait_for(system: System) -> None:
+    for name in FUNCTIONS:
+        often = name in ("witness-a", "witness-c", "archive", "posture")
+        assert alarm(system, f"{name}-errors").properties["EvaluationPeriods"] == (3 if often else 1)
+
+
+def test_one_archive_at_a_time_may_keep_the_next_out_as_long_as_it_may_run(system: System) -> None:
+    timeout = system.the("AWS::Lambda::Function", "Archive").properties["Timeout"]
+    found = alarm(system, "archive-throttles").properties
+    assert found["Period"] * found["EvaluationPeriods"] > timeout
 
 
 def test_a_gap_in_the_log_is_an_alarm_at_once(system: System) -> None:
@@ -94,7 +200,7 @@ def test_lag_alarms_at_half_the_objective(system: System) -> None:
 
 def test_both_members_are_watched_for_what_stops_a_primary(system: System) -> None:
     for number in (1, 2):
-        for what in ("free-storage", "cpu", "memory", "connections", "slot-lag", "transaction-logs"):
+        for what in ("free-storage", "cpu", "memory", "connections", "credits", "slot-lag", "transaction-logs"):
             dimensions = alarm(system, f"{what}-{number}").properties["Dimensions"]
             assert dimensions == [{"Name": "DBInstanceIdentifier", "Value": f"citizens-{number}-{SUFFIX}"}]
 

@@ -222,7 +222,7 @@ def test_functions_machine_and_schedules_have_a_role_each(system: System) -> Non
         if (kind, each.stack) != ("AWS::Scheduler::Schedule", "Network")
         for value in [reduce(lambda found, key: found[key], path, each.properties)]
     ]
-    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 3 + 5 + 1
+    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 3 + 6 + 1
 
 
 def test_every_log_group_has_a_key_a_retention_and_a_name(system: System) -> None:

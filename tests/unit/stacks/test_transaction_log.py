@@ -51,7 +51,7 @@ def test_turned_off_the_machine_goes_from_the_promotion_to_the_secret(system: Sy
 def test_turned_off_only_the_alarms_that_need_a_running_log_are_gone(system: System, without_log: System) -> None:
     assert alarms(system) - alarms(without_log) == {
         *("log-lag", "log-lag-bytes", "log-gap"),
-        *(f"{name}-errors" for name in LOG_FUNCTIONS),
+        *(f"{name}-{what}" for name in LOG_FUNCTIONS for what in ("errors", "throttles")),
     }
     assert alarms(without_log) <= alarms(system)
 
