@@ -17,12 +17,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Patroni and etcd, for the benchmark. As root, PostgreSQL and so Patroni run as nobody, who may not reach a Python below /root.
 PATRONI := build/patroni
 PATRONI_PYTHON ?= $(if $(filter 0,$(shell id -u)),$(firstword $(wildcard /usr/bin/python3) $(PYTHON)),$(PYTHON))
-PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege assessment benchmarks tests
+PACKAGES := app.py stacks recovery functions local_cloud deployment drctl drills privilege assessment benchmarks tests
 
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
-help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+help: ## list the targets by purpose
+	@awk -F ':.*## ' '/^## --- / { sub(/^## --- /, ""); sub(/ -*$$/, ""); printf "\n%s\n", $$0 } \
+		/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 ## --- set-up -----------------------------------------------------------------------------------------------------
 setup: $(READY) ## install everything into .venv and node_modules (done by every other target when needed)
@@ -63,6 +64,9 @@ test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 coverage: $(READY)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=90
+
+unit-fast: $(READY) ## the inner loop: pure rules only, no PostgreSQL, no synthesis (seconds)
+	@$(BIN)/python -m pytest tests/unit --fast -q -n $(WORKERS) --durations=0 --durations-min=2
 
 unit: $(READY) ## unit tests alone
 	@$(BIN)/python -m pytest tests/unit -q -n $(WORKERS) --dist loadscope
@@ -123,9 +127,46 @@ lint: $(READY) ## ruff, mypy, and actionlint (with shellcheck) and zizmor for th
 	@$(BIN)/actionlint .github/workflows/*.yml
 	@$(BIN)/zizmor --quiet --offline --persona=auditor --strict-collection --collect=all .github
 
+hooks: $(READY) ## check format, lint and links before each commit (git's own hook)
+	@$(BIN)/pre-commit install --install-hooks
+
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix --quiet $(PACKAGES)
 	@$(BIN)/ruff format $(PACKAGES)
+
+## --- operate ------------------------------------------------------------------------------------------------------
+drctl: $(READY) ## the operator's command line: make drctl ARGS="status" (or bin/drctl status)
+	@$(BIN)/python -m drctl $(ARGS)
+
+reprotect: $(READY) ## make the lost standby again: make reprotect ENV_SUFFIX=dev (LOCAL=--local in the local cloud)
+	@$(BIN)/python -m drctl reprotect --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+switchover: $(READY) ## change the roles as planned, losing nothing: make switchover ENV_SUFFIX=dev
+	@$(BIN)/python -m drctl switchover --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+exercise: $(READY) ## hold a drill on a throw-away copy: make exercise ENV_SUFFIX=dev KIND=replica (restore, switchover, sweep; ABORT=yes)
+	@$(BIN)/python -m drctl exercise $(if $(filter yes,$(ABORT)),--abort --reason "$(REASON)","$(KIND)") --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev MINUTES=30 REASON="patching"
+	@$(BIN)/python -m drctl pause --suffix "$(ENV_SUFFIX)" --minutes "$(MINUTES)" --reason "$(REASON)" $(LOCAL)
+
+resume: $(READY) ## let the system act again: make resume ENV_SUFFIX=dev
+	@$(BIN)/python -m drctl resume --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+override: $(READY) ## accept a loss so that a refused failover goes on: make override ENV_SUFFIX=dev ACCEPT=lag REASON="…" (MINUTES=60)
+	@$(BIN)/python -m drctl override --suffix "$(ENV_SUFFIX)" $(foreach each,$(ACCEPT),--accept "$(each)") --reason "$(REASON)" $(if $(MINUTES),--minutes "$(MINUTES)") $(LOCAL)
+
+evidence: $(READY) ## sealed records: make evidence ENV_SUFFIX=dev (VERIFY=yes finds any change, DOWNLOAD=folder fetches)
+	@$(BIN)/python -m drctl evidence --suffix "$(ENV_SUFFIX)" $(if $(filter yes,$(VERIFY)),--verify) $(if $(DOWNLOAD),--download "$(DOWNLOAD)") $(LOCAL)
+
+history: $(READY) ## incidents and operations, newest first: make history ENV_SUFFIX=dev
+	@$(BIN)/python -m drctl history --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+log: $(READY) ## list the transaction log's transactions on AWS: make log ENV_SUFFIX=dev SINCE=2026-11-22T10:00:00
+	@$(BIN)/python -m drctl log list --suffix "$(ENV_SUFFIX)" $(LOCAL) $(if $(SINCE),--since "$(SINCE)") $(if $(BEFORE),--before "$(BEFORE)")
+
+restore: $(READY) ## restore beside the members on AWS: make restore ENV_SUFFIX=dev BEFORE_TRANSACTION=1:0/3000148 or TO_TIME=…
+	@$(BIN)/python -m drctl restore --suffix "$(ENV_SUFFIX)" $(LOCAL) $(if $(BEFORE_TRANSACTION),--before-transaction "$(BEFORE_TRANSACTION)") $(if $(TO_TIME),--to-time "$(TO_TIME)")
 
 ## --- AWS ----------------------------------------------------------------------------------------------------------
 synth: $(READY) ## synthesise the templates into cdk.out/$(ENV_SUFFIX)
@@ -139,36 +180,6 @@ deploy: $(READY) ## check the account and deploy to AWS with the usual credentia
 
 destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment destroy --suffix "$(ENV_SUFFIX)"
-
-reprotect: $(READY) ## make the lost standby again: make reprotect ENV_SUFFIX=dev (LOCAL=--local in the local cloud)
-	@$(BIN)/python -m deployment reprotect --suffix "$(ENV_SUFFIX)" $(LOCAL)
-
-switchover: $(READY) ## change the roles as planned, losing nothing: make switchover ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment switchover --suffix "$(ENV_SUFFIX)" $(LOCAL)
-
-exercise: $(READY) ## hold a drill on a throw-away copy: make exercise ENV_SUFFIX=dev KIND=replica (restore, switchover, sweep; ABORT=yes)
-	@$(BIN)/python -m deployment exercise --suffix "$(ENV_SUFFIX)" $(if $(filter yes,$(ABORT)),--abort --reason "$(REASON)",--kind "$(KIND)") $(LOCAL)
-
-pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev MINUTES=30 REASON="patching"
-	@$(BIN)/python -m deployment pause --suffix "$(ENV_SUFFIX)" --minutes "$(MINUTES)" --reason "$(REASON)" $(LOCAL)
-
-resume: $(READY) ## let the system act again: make resume ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment resume --suffix "$(ENV_SUFFIX)" $(LOCAL)
-
-override: $(READY) ## accept a loss so that a refused failover goes on: make override ENV_SUFFIX=dev ACCEPTS=lag,fence REASON="…" (MINUTES=60)
-	@$(BIN)/python -m deployment override --suffix "$(ENV_SUFFIX)" --accepts "$(ACCEPTS)" --reason "$(REASON)" $(if $(MINUTES),--minutes "$(MINUTES)") $(LOCAL)
-
-history: $(READY) ## incidents and operations, newest first: make history ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment history --suffix "$(ENV_SUFFIX)" $(LOCAL)
-
-evidence: $(READY) ## sealed records: make evidence ENV_SUFFIX=dev (VERIFY=yes finds any change, DOWNLOAD=folder fetches)
-	@$(BIN)/python -m deployment evidence --suffix "$(ENV_SUFFIX)" $(if $(filter yes,$(VERIFY)),--verify) $(if $(DOWNLOAD),--download "$(DOWNLOAD)") $(LOCAL)
-
-log: $(READY) ## list the transaction log's transactions on AWS: make log ENV_SUFFIX=dev SINCE=2026-11-22T10:00:00
-	@$(BIN)/python -m deployment log --suffix "$(ENV_SUFFIX)" $(if $(SINCE),--since "$(SINCE)") $(if $(BEFORE),--before "$(BEFORE)")
-
-restore: $(READY) ## restore beside the members on AWS: make restore ENV_SUFFIX=dev BEFORE_TRANSACTION=1:0/3000148 or TO_TIME=…
-	@$(BIN)/python -m deployment restore --suffix "$(ENV_SUFFIX)" $(if $(BEFORE_TRANSACTION),--before-transaction "$(BEFORE_TRANSACTION)") $(if $(TO_TIME),--to-time "$(TO_TIME)")
 
 suffix: ## the environment suffix of a branch: make suffix BRANCH=feature/login
 	@$(PYTHON) -m deployment.branch suffix --branch="$$BRANCH"

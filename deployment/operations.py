@@ -1,4 +1,4 @@
-"""An operator's commands over a deployed environment: reprotect, switchover, pause, resume, override, history.
+"""An operator's commands over a deployed environment: failover, reprotect, switchover, pause, resume, override, history.
 
 What is decided is decided in `recovery`, by the same rules that the deployed machines follow; here it is shown before,
 confirmed, started and followed.
@@ -23,6 +23,7 @@ from recovery.observation import Observation
 from recovery.override import FENCE, LAG, Override, OverrideMalformed
 from recovery.pause import Pause, PauseRefused
 from recovery.roles import Roles, RolesUnknown
+from recovery.suspicion import Suspicion
 from recovery.table import RecoveryTable
 from stacks.names import Names
 
@@ -146,6 +147,31 @@ class Operations:
         epoch, name = self._roles().epoch, incident.new_incident(time.time())
         return self._start(self._names.switchover_machine, epoch, name, {"incident": name})
 
+    def failover(self, since: float | None) -> Started:
+        """Start the failover machine as a witness does that suspects a loss; one that runs already is the answer too.
+
+        `since` is the first failed probe, epoch seconds, from which RDS's grace counts. What the machine may do is
+        decided by the arbiter as ever. Killed between lease and start, the same command goes on from there.
+        """
+        known, now = self._roles(), time.time()
+        paused = pause.active(self._table, now)
+        if paused is not None:
+            raise Problem(f"Nothing was started: the system is {paused}; resume first.")
+        arn = self._machine(self._names.state_machine)
+        suspicion = Suspicion(
+            self._table,
+            lambda: self._account.client("stepfunctions"),
+            arn,
+            incident.OPERATOR,
+            self._machine(self._names.switchover_machine),
+        )
+        lease = suspicion.act(known, now, None, since)
+        if lease is None:
+            raise Problem("Nothing was started: somebody else took the lease at this moment; see `drctl status`.")
+        if lease.witness == incident.SWITCHOVER:
+            raise Problem(f"Nothing was started: the switchover {lease.incident} is under way; see `drctl history`.")
+        return Started(f"{arn.replace(':stateMachine:', ':execution:')}:{lease.execution_name}", lease.epoch)
+
     def follow(self, started: Started) -> str:
         """Tell each step as it is taken, until the end. Returns the outcome; raises Problem when it is no good one."""
         machines, told = self._account.client("stepfunctions"), 0
@@ -228,16 +254,16 @@ class Operations:
     def _observations(self) -> tuple[Observation, ...]:
         return tuple(seen for each in WITNESSES if (seen := observation.read(self._table, each)) is not None)
 
-    def _start(self, machine: str, epoch: int, name: str, order: dict[str, Any]) -> Started:
+    def _machine(self, name: str) -> str:
         machines = self._account.client("stepfunctions")
-        (arn,) = [
-            found["stateMachineArn"]
-            for page in machines.get_paginator("list_state_machines").paginate()
-            for found in page["stateMachines"]
-            if found["name"] == machine
-        ] or [None]
-        if arn is None:
-            raise Problem(f"There is no state machine {machine}: deploy {self._suffix} first.")
+        for page in machines.get_paginator("list_state_machines").paginate():
+            for found in page["stateMachines"]:
+                if found["name"] == name:
+                    return str(found["stateMachineArn"])
+        raise Problem(f"There is no state machine {name}: deploy {self._suffix} first.")
+
+    def _start(self, machine: str, epoch: int, name: str, order: dict[str, Any]) -> Started:
+        machines, arn = self._account.client("stepfunctions"), self._machine(machine)
         given = {**order, "epoch": epoch, "started_at": iso(time.time()), "by": getpass.getuser()}
         answer = machines.start_execution(stateMachineArn=arn, name=f"{epoch}-{name}", input=json.dumps(given))
         return Started(str(answer["executionArn"]), epoch)
@@ -252,6 +278,6 @@ def confirm(what: str, suffix: str, answer: str | None, ask: Callable[[str], str
             answer = ""
     if answer.strip() != suffix:
         raise Problem(
-            f"Nothing was started: {answer.strip()!r} is not the suffix; type it, or run `python -m deployment "
-            f"{command} --suffix {suffix} --yes {suffix}`."
+            f"Nothing was started: {answer.strip()!r} is not the suffix; type it, or run `drctl {command} "
+            f"--yes {suffix}`."
         )

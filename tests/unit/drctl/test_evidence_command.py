@@ -1,4 +1,4 @@
-"""`python -m deployment evidence`: what it lists, fetches and finds, and its exit codes."""
+"""`drctl evidence`: what it lists, fetches and finds, and its exit codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from deployment.__main__ import main
+from drctl.__main__ import main
 from recovery import evidence, evidence_store
 from recovery.evidence_store import EvidenceStore
 from recovery.table import RecoveryTable
@@ -65,15 +65,15 @@ def test_sealed_records_are_listed_and_fetched(
     assert (code, "cannot be written" in err) == (1, True)
 
 
-def test_verify_ends_with_0_1_or_2(table: RecoveryTable, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_ends_with_0_3_or_4(table: RecoveryTable, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--verify")[0] == 0
     table.put("drill#1", {"ended_at": "2027-01-16T08:00:00Z"})
     code, out, _ = run(capsys, "--verify", "--json")
     found: dict[str, Any] = json.loads(out)
-    assert (code, found["verdict"], found["findings"][0]["kind"]) == (1, "WARNING", "UNSEALED")
+    assert (code, found["verdict"], found["findings"][0]["kind"]) == (3, "WARNING", "UNSEALED")
     table.put("incident#1", {"outcome": "stood_by", "ended_at": "2027-01-15T08:00:00Z"})
     code, out, _ = run(capsys, "--verify")
-    assert (code, "ALTERED" in out) == (2, True)
+    assert (code, "ALTERED" in out) == (4, True)
 
 
 def test_a_record_of_the_chain_that_is_no_entry_is_a_change(
@@ -81,7 +81,7 @@ def test_a_record_of_the_chain_that_is_no_entry_is_a_change(
 ) -> None:
     table.put("evidence#1", {"number": 1})
     code, out, _ = run(capsys, "--verify")
-    assert (code, "evidence#1 is no entry" in out) == (2, True)
+    assert (code, "evidence#1 is no entry" in out) == (4, True)
     code, _, err = run(capsys)
     assert (code, err.count("\n")) == (1, 1)
 
@@ -89,5 +89,5 @@ def test_a_record_of_the_chain_that_is_no_entry_is_a_change(
 def test_what_cannot_be_verified_is_no_warning(table: RecoveryTable, capsys: pytest.CaptureFixture[str]) -> None:
     boto3.client("dynamodb", "eu-central-2").delete_table(TableName=TABLE)
     code, _, err = run(capsys, "--verify")
-    assert (code, err) == (2, "There is no environment unit: deploy it first.\n")
+    assert (code, err) == (5, "There is no environment unit: deploy it first.\n")
     assert run(capsys)[0] == 1
