@@ -1,4 +1,5 @@
-"""An operator's commands over a deployed environment: failover, reprotect, switchover, pause, resume, override, history.
+"""An operator's commands over a deployed environment: failover, reprotect, switchover, pause, resume, override and
+history.
 
 What is decided is decided in `recovery`, by the same rules that the deployed machines follow; here it is shown before,
 confirmed, started and followed.

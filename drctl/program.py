@@ -394,7 +394,7 @@ def override(
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Accept nothing any more.")] = False,
     yes: Yes = None,
 ) -> int:
-    """Accept beforehand that a failover may lose something: it is written down, and ends by itself or with the epoch."""
+    """Accept beforehand that a failover may lose something: it is written down, and ends by itself."""
     run = run_of(context)
     place = run.place
     operations = run.operations(place)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -79,14 +80,14 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         timeline = Timeline(show)
         if chosen.cycles is not None:
             steps = cycles.rehearse(
-                environment, lambda course: course.cycles(chosen.cycles), lambda line: timeline.add("cycles", line)
+                environment, lambda course: course.cycles(chosen.cycles), partial(_note, timeline, "cycles")
             )
             return _ended("cycles", steps, timeline, objectives, setting)
         if chosen.partitions is not None:
             steps = cycles.rehearse(
                 {**environment, **cycles.NO_GRACE},
                 lambda course: cycles.partitions(course, chosen.partitions, chosen.seed),
-                lambda line: timeline.add("partitions", line),
+                partial(_note, timeline, "partitions"),
             )
             return _ended("partitions", steps, timeline, objectives, setting)
         kind = Drill if scenario.cause is not None else RewindDrill
@@ -137,6 +138,10 @@ def verify() -> int:
         print(f"{finding.verdict:8} {finding.kind:10} {finding.where}: {finding.meaning}")
     print(f"{verification.verdict}: {verification.entries} drills, the newest entry is {verification.head}")
     return verification.exit_code
+
+
+def _note(timeline: Timeline, source: str, line: str) -> None:
+    timeline.add(source, line)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

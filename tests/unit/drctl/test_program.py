@@ -76,7 +76,7 @@ def test_the_members_endpoints_are_read_from_the_uri(tmp_path: Path) -> None:
         (["no-such-command"], "No such command", 2),
         (["pause", "--minutes", "soon"], "--minutes", 2),
         (["pause", "--reason", "x", "--suffix", "x"], "A pause needs an end", 1),
-        (["override", "--accept", "lag", "--suffix", "x"], "An override needs an end", 1),
+        (["override", "--minutes", "soon"], "--minutes", 2),
         (["restore", "--suffix", "x"], "Say where to stop", 1),
         (["log", "roll-forward", "--host", "h", "--suffix", "x"], "Say where to stop", 1),
         (["drill", "nonsense"], "There is no scenario 'nonsense'", 1),

@@ -12,7 +12,7 @@ import pytest
 
 from functions import clients, drill
 from recovery import drill as rules
-from recovery import heartbeat, incident, operation, pause, roles
+from recovery import heartbeat, incident, operation, pause, rds, roles
 from recovery.clock import iso
 from recovery.drill import Claim
 from recovery.operation import Operation
@@ -154,10 +154,10 @@ def test_every_night_tells_the_days_and_holds_what_is_due(table: RecoveryTable) 
 
 
 def test_nothing_is_restored_before_rds_names_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drill.rds, "restorable_until", lambda *_: None)
+    monkeypatch.setattr(rds, "restorable_until", lambda *_: None)
     assert "names no time" in begin("restore")["reason"]
     known = {PRIMARY: 100.0, STANDBY: 200.0}
-    monkeypatch.setattr(drill.rds, "restorable_until", lambda _, names: known[names[0]])
+    monkeypatch.setattr(rds, "restorable_until", lambda _, names: known[names[0]])
     order = begin("restore")
     assert (order["outcome"], order["source"]) == (None, STANDBY), "whose backups reach further"
 

@@ -66,7 +66,8 @@ def test_an_export_that_is_killed_is_done_again(
     table: RecoveryTable, store: EvidenceStore, monkeypatch: pytest.MonkeyPatch, survives: int
 ) -> None:
     entry = evidence.append(table, "drill#1", {"outcome": "passed", "ended_at": "x"}, NOW)
-    put, calls = EvidenceStore.put, []
+    put = EvidenceStore.put
+    calls: list[tuple[str, ...]] = []
 
     def dying(self: EvidenceStore, *arguments: str) -> str:
         if len(calls) == survives:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ministack.services.stepfunctions import _validate_definition_jsonata
 
 from drills.virtual.machine import Answer as Given
 from drills.virtual.machine import Machine
