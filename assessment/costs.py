@@ -100,6 +100,13 @@ def _members(system: System) -> Iterator[Line]:
         f"{len(members) * gigabytes}",
         f"{len(members)} × {gigabytes} GiB{grows}",
     )
+    if any(each.logical_id.startswith("Drill") for each in system.of("AWS::StepFunctions::StateMachine")):
+        yield Line(
+            "RDS",
+            "Single-AZ instance hours and GiB of drills",
+            "by drills",
+            "a throw-away copy of a member in each, deleted at its end",
+        )
     kept = source.properties["BackupRetentionPeriod"]
     yield Line(
         "RDS",
@@ -125,8 +132,9 @@ def _network(system: System) -> Iterator[Line]:
     names = ", ".join(sorted(str(each["ServiceName"]).rpartition(".")[2] for each in interfaces))
     yield Line("VPC", "interface endpoint hours", f"{zones * HOURS:,}", f"{names}, each in its zones: {zones} in all")
     yield Line("VPC", "GiB through interface endpoints", "by data", "calls of functions")
-    gateways = len(endpoints) - len(interfaces)
-    yield Line("VPC", "gateway endpoints", "free", f"{gateways} (DynamoDB)")
+    gateways = [each.properties for each in endpoints if each.properties["VpcEndpointType"] == "Gateway"]
+    reached = sorted(str(each["ServiceName"]).rpartition(".")[2] for each in gateways)
+    yield Line("VPC", "gateway endpoints", "free", f"{len(gateways)} ({', '.join(reached)})")
 
 
 def _functions(system: System) -> Iterator[Line]:
