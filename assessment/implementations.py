@@ -412,10 +412,10 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Implementation(
         "CP-4",
         "In the account a drill promotes a throw-away replica and restores the newest backup {drills}, verifies both "
-        "and deletes them; an alarm tells when none has succeeded for too long. In the local cloud `make drill` loses the "
-        "primary for good under load and measures the outage at the clients and what is missing; other scenarios fail "
-        "other parts. A drill that saw no outage or lost its own probe says `not measured`. Reports hold the timeline, "
-        "the verdict, the commit and a hash of the templates.",
+        "and deletes them; an alarm tells when none has succeeded for too long. In the local cloud `make drill` loses "
+        "the primary for good under load and measures the outage at the clients and what is missing; other scenarios "
+        "fail other parts. A drill that saw no outage or lost its own probe says `not measured`. Reports hold the "
+        "timeline, the verdict, the commit and a hash of the templates.",
         (FAILOVER_MACHINE, DRILLS, of("CloudWatch::Alarm", named="Drill*")),
         (
             "integration/test_commands.py::test_a_drill_meets_its_objectives_reports_and_leaves_nothing",
