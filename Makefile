@@ -84,6 +84,9 @@ snapshots: $(READY) ## write the templates' snapshots and what docs/ says of the
 pictures: $(READY) ## draw the failover machine into docs/ from its definition
 	@$(BIN)/python -m stacks.picture
 
+dashboard: $(READY) ## draw the deployed dashboard into docs/dashboard.png, an hour with a lost primary in it
+	@$(BIN)/python -m drills.dashboard
+
 rehearse-time: $(READY) ## 1,000 seeded incidents in virtual time with AWS's delays: a table and reports/incidents.json
 	@$(BIN)/python -m drills.virtual
 
