@@ -14,12 +14,16 @@ WORKERS ?= 2
 ONCE_MORE := --reruns 1 --reruns-delay 2
 # The CDK CLI, npm and jsii all run on the Node.js that the virtual environment holds.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-PACKAGES := app.py stacks recovery functions local_cloud deployment drills privilege assessment benchmarks tests
+# Patroni and etcd, for the benchmark. As root, PostgreSQL and so Patroni run as nobody, who may not reach a Python below /root.
+PATRONI := build/patroni
+PATRONI_PYTHON ?= $(if $(filter 0,$(shell id -u)),$(firstword $(wildcard /usr/bin/python3) $(PYTHON)),$(PYTHON))
+PACKAGES := app.py stacks recovery functions local_cloud deployment drctl drills privilege assessment benchmarks tests
 
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
-help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+help: ## list the targets by purpose
+	@awk -F ':.*## ' '/^## --- / { sub(/^## --- /, ""); sub(/ -*$$/, ""); printf "\n%s\n", $$0 } \
+		/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 ## --- set-up -----------------------------------------------------------------------------------------------------
 setup: $(READY) ## install everything into .venv and node_modules (done by every other target when needed)
@@ -36,14 +40,17 @@ $(READY): requirements.txt constraints.txt package.json package-lock.json
 drill: $(READY) ## lose the primary on this machine and measure the recovery (SCENARIO=list for others)
 	@$(BIN)/python -m drills --scenario $(SCENARIO)
 
+verify-drills: $(READY) ## look whether any drill's report on this machine was changed
+	@$(BIN)/python -m drills --verify
+
 cycles: $(READY) ## ten times in a row: failover, reprotect, switchover, reprotect, under load (CYCLES=n for others)
 	@$(BIN)/python -m drills --cycles $(or $(CYCLES),10)
 
 fences: $(READY) ## the primary is cut off or hangs and comes back at any moment of the failover (ROUNDS=n, SEED=n)
 	@$(BIN)/python -m drills --partitions $(or $(ROUNDS),10) --seed $(or $(SEED),1)
 
-soak: $(READY) ## seeded random faults, load and operator's orders, and what must hold after each (SEEDS=n, FROM=n)
-	@$(BIN)/python -m drills.soak --seeds $(or $(SEEDS),300) --first $(or $(FROM),1)
+soak: $(READY) ## seeded random faults, load and operator's orders, and what must hold after each (SEEDS=n, FROM=n, WORLD=virtual)
+	@$(BIN)/python -m drills.soak --seeds $(or $(SEEDS),300) --first $(or $(FROM),1) $(if $(filter virtual,$(WORLD)),--virtual)
 
 faults: $(READY) ## a failover for each call of each state that is throttled, unanswered or killed (STATE=name)
 	@$(BIN)/python -m drills.soak --steps "$(STATE)"
@@ -57,6 +64,9 @@ test: lint ## lint, types, unit and integration tests, coverage of at least 90 %
 coverage: $(READY)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=90
+
+unit-fast: $(READY) ## the inner loop: pure rules only, no PostgreSQL, no synthesis (seconds)
+	@$(BIN)/python -m pytest tests/unit --fast -q -n $(WORKERS) --durations=0 --durations-min=2
 
 unit: $(READY) ## unit tests alone
 	@$(BIN)/python -m pytest tests/unit -q -n $(WORKERS) --dist loadscope
@@ -74,6 +84,9 @@ snapshots: $(READY) ## write the templates' snapshots and what docs/ says of the
 pictures: $(READY) ## draw the failover machine into docs/ from its definition
 	@$(BIN)/python -m stacks.picture
 
+dashboard: $(READY) ## draw the deployed dashboard into docs/dashboard.png, an hour with a lost primary in it
+	@$(BIN)/python -m drills.dashboard
+
 rehearse-time: $(READY) ## 1,000 seeded incidents in virtual time with AWS's delays: a table and reports/incidents.json
 	@$(BIN)/python -m drills.virtual
 
@@ -85,6 +98,17 @@ soak-log: $(READY) ## kill the archive 500 times, and pass a transaction of 1 GB
 
 bench: $(READY) ## benchmarks: a table and reports/bench.json
 	@$(BIN)/python -m benchmarks
+
+bench-failover: $(READY) $(PATRONI)/.ready ## failover beside Patroni's (RUNS=n alternations; ADD=yes adds to those measured before)
+	@$(BIN)/python -m benchmarks --only failover --runs $(or $(RUNS),10) $(if $(filter yes,$(ADD)),,--anew)
+
+$(PATRONI)/.ready: benchmarks/patroni.txt
+	@rm -rf $(PATRONI) && mkdir -p $(PATRONI)/package
+	@$(PATRONI_PYTHON) -m venv $(PATRONI)/venv
+	@$(PATRONI)/venv/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@cd $(PATRONI)/package && apt-get -qq -o APT::Sandbox::User=root download etcd-server && dpkg-deb -x etcd-server_*.deb ../etcd \
+	  || { echo "etcd is missing: Debian's package etcd-server could not be downloaded; run apt-get update and try again."; exit 1; }
+	@touch $@
 
 oscal: $(READY) ## what implements which control, as OSCAL: reports/oscal/component-definition.json (PROTECT=false: unprotected)
 	@PROTECT=$(or $(PROTECT),true) $(BIN)/python -m assessment oscal --suffix "$(or $(ENV_SUFFIX),prod)"
@@ -106,9 +130,46 @@ lint: $(READY) ## ruff, mypy, and actionlint (with shellcheck) and zizmor for th
 	@$(BIN)/actionlint .github/workflows/*.yml
 	@$(BIN)/zizmor --quiet --offline --persona=auditor --strict-collection --collect=all .github
 
+hooks: $(READY) ## check format, lint and links before each commit (git's own hook)
+	@$(BIN)/pre-commit install --install-hooks
+
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix --quiet $(PACKAGES)
 	@$(BIN)/ruff format $(PACKAGES)
+
+## --- operate ------------------------------------------------------------------------------------------------------
+drctl: $(READY) ## the operator's command line: make drctl ARGS="status" (or bin/drctl status)
+	@$(BIN)/python -m drctl $(ARGS)
+
+reprotect: $(READY) ## make the lost standby again: make reprotect ENV_SUFFIX=dev (LOCAL=--local in the local cloud)
+	@$(BIN)/python -m drctl reprotect --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+switchover: $(READY) ## change the roles as planned, losing nothing: make switchover ENV_SUFFIX=dev
+	@$(BIN)/python -m drctl switchover --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+exercise: $(READY) ## hold a drill on a throw-away copy: make exercise ENV_SUFFIX=dev KIND=replica (restore, switchover, sweep; ABORT=yes)
+	@$(BIN)/python -m drctl exercise $(if $(filter yes,$(ABORT)),--abort --reason "$(REASON)","$(KIND)") --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev MINUTES=30 REASON="patching"
+	@$(BIN)/python -m drctl pause --suffix "$(ENV_SUFFIX)" --minutes "$(MINUTES)" --reason "$(REASON)" $(LOCAL)
+
+resume: $(READY) ## let the system act again: make resume ENV_SUFFIX=dev
+	@$(BIN)/python -m drctl resume --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+override: $(READY) ## accept a loss so that a refused failover goes on: make override ENV_SUFFIX=dev ACCEPT=lag REASON="…" (MINUTES=60)
+	@$(BIN)/python -m drctl override --suffix "$(ENV_SUFFIX)" $(foreach each,$(ACCEPT),--accept "$(each)") --reason "$(REASON)" $(if $(MINUTES),--minutes "$(MINUTES)") $(LOCAL)
+
+evidence: $(READY) ## sealed records: make evidence ENV_SUFFIX=dev (VERIFY=yes finds any change, DOWNLOAD=folder fetches)
+	@$(BIN)/python -m drctl evidence --suffix "$(ENV_SUFFIX)" $(if $(filter yes,$(VERIFY)),--verify) $(if $(DOWNLOAD),--download "$(DOWNLOAD)") $(LOCAL)
+
+history: $(READY) ## incidents and operations, newest first: make history ENV_SUFFIX=dev
+	@$(BIN)/python -m drctl history --suffix "$(ENV_SUFFIX)" $(LOCAL)
+
+log: $(READY) ## list the transaction log's transactions on AWS: make log ENV_SUFFIX=dev SINCE=2026-11-22T10:00:00
+	@$(BIN)/python -m drctl log list --suffix "$(ENV_SUFFIX)" $(LOCAL) $(if $(SINCE),--since "$(SINCE)") $(if $(BEFORE),--before "$(BEFORE)")
+
+restore: $(READY) ## restore beside the members on AWS: make restore ENV_SUFFIX=dev BEFORE_TRANSACTION=1:0/3000148 or TO_TIME=…
+	@$(BIN)/python -m drctl restore --suffix "$(ENV_SUFFIX)" $(LOCAL) $(if $(BEFORE_TRANSACTION),--before-transaction "$(BEFORE_TRANSACTION)") $(if $(TO_TIME),--to-time "$(TO_TIME)")
 
 ## --- AWS ----------------------------------------------------------------------------------------------------------
 synth: $(READY) ## synthesise the templates into cdk.out/$(ENV_SUFFIX)
@@ -122,30 +183,6 @@ deploy: $(READY) ## check the account and deploy to AWS with the usual credentia
 
 destroy: $(READY) ## destroy what was deployed to AWS: make destroy ENV_SUFFIX=dev
 	@$(BIN)/python -m deployment destroy --suffix "$(ENV_SUFFIX)"
-
-reprotect: $(READY) ## make the lost standby again: make reprotect ENV_SUFFIX=dev (LOCAL=--local in the local cloud)
-	@$(BIN)/python -m deployment reprotect --suffix "$(ENV_SUFFIX)" $(LOCAL)
-
-switchover: $(READY) ## change the roles as planned, losing nothing: make switchover ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment switchover --suffix "$(ENV_SUFFIX)" $(LOCAL)
-
-exercise: $(READY) ## hold a drill on a throw-away copy: make exercise ENV_SUFFIX=dev KIND=replica (restore, switchover, sweep; ABORT=yes)
-	@$(BIN)/python -m deployment exercise --suffix "$(ENV_SUFFIX)" $(if $(filter yes,$(ABORT)),--abort --reason "$(REASON)",--kind "$(KIND)") $(LOCAL)
-
-pause: $(READY) ## stop automatic action for a while: make pause ENV_SUFFIX=dev MINUTES=30 REASON="patching"
-	@$(BIN)/python -m deployment pause --suffix "$(ENV_SUFFIX)" --minutes "$(MINUTES)" --reason "$(REASON)" $(LOCAL)
-
-resume: $(READY) ## let the system act again: make resume ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment resume --suffix "$(ENV_SUFFIX)" $(LOCAL)
-
-history: $(READY) ## incidents and operations, newest first: make history ENV_SUFFIX=dev
-	@$(BIN)/python -m deployment history --suffix "$(ENV_SUFFIX)" $(LOCAL)
-
-log: $(READY) ## list the transaction log's transactions on AWS: make log ENV_SUFFIX=dev SINCE=2026-11-22T10:00:00
-	@$(BIN)/python -m deployment log --suffix "$(ENV_SUFFIX)" $(if $(SINCE),--since "$(SINCE)") $(if $(BEFORE),--before "$(BEFORE)")
-
-restore: $(READY) ## restore beside the members on AWS: make restore ENV_SUFFIX=dev BEFORE_TRANSACTION=1:0/3000148 or TO_TIME=…
-	@$(BIN)/python -m deployment restore --suffix "$(ENV_SUFFIX)" $(if $(BEFORE_TRANSACTION),--before-transaction "$(BEFORE_TRANSACTION)") $(if $(TO_TIME),--to-time "$(TO_TIME)")
 
 suffix: ## the environment suffix of a branch: make suffix BRANCH=feature/login
 	@$(PYTHON) -m deployment.branch suffix --branch="$$BRANCH"

@@ -164,6 +164,7 @@ def facts(system: System, settings: Settings, promise: Promise, template_sha256:
         "secret_key": " with the agency's own key" if settings.secret_key_arn else " with Secrets Manager's key",
         "deletion_protection": "on" if settings.protect else "off (the setting protect)",
         "reprotect": "made again by itself" if settings.auto_reprotect else "made again when `make reprotect` is given",
+        "drills": f"every {settings.drill_days} days" if settings.drill_days else "when somebody asks for it",
         "worst_rto": promise.path.seconds,
         "detection": promise.detection,
         "log_behind": f", with the log at most {promise.log_lag:g} s behind" if log else "",

@@ -100,6 +100,13 @@ def _members(system: System) -> Iterator[Line]:
         f"{len(members) * gigabytes}",
         f"{len(members)} × {gigabytes} GiB{grows}",
     )
+    if any(each.logical_id.startswith("Drill") for each in system.of("AWS::StepFunctions::StateMachine")):
+        yield Line(
+            "RDS",
+            "Single-AZ instance hours and GiB of drills",
+            "by drills",
+            "a throw-away copy of a member in each, deleted at its end",
+        )
     kept = source.properties["BackupRetentionPeriod"]
     yield Line(
         "RDS",
@@ -107,6 +114,15 @@ def _members(system: System) -> Iterator[Line]:
         "by data",
         f"automated backups of {kept} days for point-in-time restore",
     )
+    for each in system.of("AWS::Lambda::Function"):
+        days = int(each.properties["Environment"]["Variables"].get("DRILL_DAYS", "0"))
+        if days:
+            yield Line(
+                "RDS",
+                f"Single-AZ instance hours, GiB, {source.properties['DBInstanceClass']}",
+                "by data",
+                f"drills: two throw-away copies every {days} days, each from its creation to its deletion",
+            )
 
 
 def _network(system: System) -> Iterator[Line]:
@@ -116,8 +132,9 @@ def _network(system: System) -> Iterator[Line]:
     names = ", ".join(sorted(str(each["ServiceName"]).rpartition(".")[2] for each in interfaces))
     yield Line("VPC", "interface endpoint hours", f"{zones * HOURS:,}", f"{names}, each in its zones: {zones} in all")
     yield Line("VPC", "GiB through interface endpoints", "by data", "calls of functions")
-    gateways = len(endpoints) - len(interfaces)
-    yield Line("VPC", "gateway endpoints", "free", f"{gateways} (DynamoDB)")
+    gateways = [each.properties for each in endpoints if each.properties["VpcEndpointType"] == "Gateway"]
+    reached = sorted(str(each["ServiceName"]).rpartition(".")[2] for each in gateways)
+    yield Line("VPC", "gateway endpoints", "free", f"{len(gateways)} ({', '.join(reached)})")
 
 
 def _functions(system: System) -> Iterator[Line]:

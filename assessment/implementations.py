@@ -72,6 +72,8 @@ ROTATION = of("SecretsManager::RotationSchedule", "SecretsManager::SecretTargetA
 ROTATION_FUNCTION = of("Lambda::Function", named="Rotation")
 WITNESSES = of("Lambda::Function", "Scheduler::Schedule", named="Witness*")
 LOG_FUNCTIONS = of("Lambda::Function", where=lambda each: each.stack == "TransactionLog")
+DRILLS = of("StepFunctions::StateMachine", "Lambda::Function", "Scheduler::Schedule", named="Drill*")
+POSTURE = of("Lambda::Function", "Scheduler::Schedule", named="Posture*")
 LOG_CARE = of("Lambda::Function", "Scheduler::Schedule", named="LogCare*")
 MOUNTS = of("EFS::MountTarget", "EFS::AccessPoint")
 NETWORK_ALARMS = of("CloudWatch::Alarm", named="PrimaryUnreachable*")
@@ -295,11 +297,14 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     ),
     Implementation(
         "CA-7",
-        "Two witnesses, one in each zone, probe both members every {probe_interval_seconds:g} s; enhanced monitoring "
-        "and {alarms} alarms watch members, functions, machines, the log and credentials. Functions have reserved "
-        "concurrency and a dead-letter queue with an alarm, so that none fails unseen.",
-        (WITNESSES, ALARMS, QUEUE, MEMBERS, FUNCTIONS),
+        "Two witnesses, one in each zone, probe both members every {probe_interval_seconds:g} s; what a failover could "
+        "promise now is computed each minute; enhanced monitoring and {alarms} alarms watch members, functions, "
+        "machines, the log and credentials. Functions have reserved concurrency and a dead-letter queue with an alarm, "
+        "so that none fails unseen.",
+        (WITNESSES, POSTURE, ALARMS, QUEUE, MEMBERS, FUNCTIONS),
         (
+            "unit/recovery/test_posture.py::"
+            "test_a_healthy_pair_is_ready_within_the_proved_bound_and_the_worse_witness_tells_the_lag",
             f"{STACKS}observability.py::test_every_function_and_every_way_the_machine_can_end_badly_has_an_alarm",
             f"{STACKS}observability.py::test_silence_of_witnesses_and_archive_is_a_fault_and_of_errors_is_not",
             f"{WORKFLOW}both_witnesses_report_within_two_minutes",
@@ -406,18 +411,23 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     ),
     Implementation(
         "CP-4",
-        "`make drill` loses the primary for good under load and measures the outage at the clients and what is "
-        "missing; other scenarios fail other parts. A drill that saw no outage or lost its own probe says `not "
-        "measured`. Reports hold the timeline, the verdict, the commit and a hash of the templates.",
-        (FAILOVER_MACHINE, MEMBERS),
+        "In the account a drill promotes a throw-away replica and restores the newest backup {drills}, verifies both "
+        "and deletes them; an alarm tells when none has succeeded for too long. In the local cloud `make drill` loses "
+        "the primary for good under load and measures the outage at the clients and what is missing; other scenarios "
+        "fail other parts. A drill that saw no outage or lost its own probe says `not measured`. Reports hold the "
+        "timeline, the verdict, the commit and a hash of the templates.",
+        (FAILOVER_MACHINE, DRILLS, of("CloudWatch::Alarm", named="Drill*")),
         (
             "integration/test_commands.py::test_a_drill_meets_its_objectives_reports_and_leaves_nothing",
+            "integration/test_drills_on_aws.py::"
+            "test_the_schedule_holds_the_drill_that_is_due_and_tells_how_long_ago_it_passed",
             "unit/drills/test_measurement.py::test_no_outage_seen_is_not_measured",
+            f"{STACKS}observability.py::test_drills_are_missed_only_where_they_are_scheduled",
             f"{WORKFLOW}the_standby_takes_over_when_the_primary_is_lost",
         ),
         ("drill", "incidents"),
-        "A functional exercise on the real account at least yearly, with the people of the plan, its review and the "
-        "corrective actions. The drills here run in the local cloud.",
+        "A functional exercise of the whole plan at least yearly, with its people, its review and the corrective "
+        "actions. The reports cited here are of the local cloud.",
     ),
     Implementation(
         "CP-6",
@@ -480,16 +490,18 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     ),
     Implementation(
         "CP-9(1)",
-        "A restore is rehearsed, not assumed: in the local cloud a dropped table is found in the log and restored by "
-        "two commands beside the members, and the content is compared; the log is verified segment by segment.",
-        (BACKUP, MEMBERS, LOG_CARE),
+        "A restore is rehearsed, not assumed: in the account a drill restores the newest backup {drills} and rolls it "
+        "forward; in the local cloud a dropped table is found in the log and restored by two commands beside the "
+        "members, and the content is compared; the log is verified segment by segment.",
+        (BACKUP, DRILLS, LOG_CARE),
         (
+            "integration/test_drills_on_aws.py::test_the_newest_backup_is_restored_rolled_forward_and_deleted_again",
             "integration/test_restore.py::test_a_dropped_table_is_found_in_the_log_and_restored_by_two_commands",
             "unit/recovery/test_roll_forward_targets.py::test_an_operator_finds_the_transaction_and_stops_before_it",
             "unit/recovery/test_verification_of_the_log.py::test_damage_is_a_failure_with_its_name",
         ),
         ("drill table-dropped",),
-        "Restores on the real account at the agency's interval.",
+        "Reading the drills' results, and restores of applications.",
         when=with_log,
     ),
     Implementation(

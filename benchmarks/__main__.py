@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.failover import RUNS, failover
 from benchmarks.log_under_load import log_under_load
 from benchmarks.result import Result, median_of
 from benchmarks.roll_forward import roll_forward_race
@@ -23,11 +25,13 @@ from benchmarks.verification import verification
 from deployment import local
 from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
+from deployment.problem import Problem
 from drills.client import Application
 from drills.report import REPORTS
 from drills.rotation_load import rotate_under_load
 
 ROTATIONS = 200
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESULTS = REPORTS / "bench.json"
 
 
@@ -92,6 +96,9 @@ def rotation(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:  #
     }
 
 
+APART = ("failover",)
+"""What runs only when it is named: it needs Patroni, and an hour's quarter."""
+
 BENCHMARKS: Mapping[str, Callable[[int, Mapping[str, str]], dict[str, Result]]] = {
     "synthesis": synthesis,
     "drills": drills,
@@ -100,6 +107,7 @@ BENCHMARKS: Mapping[str, Callable[[int, Mapping[str, str]], dict[str, Result]]] 
     "verification": verification,
     "log-under-load": log_under_load,
     "roll-forward": roll_forward_race,
+    "failover": failover,
 }
 
 
@@ -132,12 +140,28 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="runs of each benchmark")
     parser.add_argument("--only", choices=BENCHMARKS, action="append", help="run only this one (may be repeated)")
+    parser.add_argument("--anew", action="store_true", help="failover: forget the runs that were measured before")
     chosen = parser.parse_args(arguments)
+    if chosen.runs < 1:
+        print(f"{chosen.runs} runs measure nothing: give 1 or more.", file=sys.stderr)
+        return 1
+    if chosen.anew:
+        RUNS.unlink(missing_ok=True)
+    for each in ENDING_SIGNALS:
+        # Every benchmark cleans up when it is interrupted, also where the caller ignores Ctrl-C
+        signal.signal(each, signal.default_int_handler)
     results: dict[str, Result] = {}
-    for name in chosen.only or BENCHMARKS:
-        print(f"{name}: {chosen.runs} runs ...", file=sys.stderr)
-        results |= BENCHMARKS[name](chosen.runs, environment)
-        write(results)
+    try:
+        for name in chosen.only or [each for each in BENCHMARKS if each not in APART]:
+            print(f"{name}: {chosen.runs} runs ...", file=sys.stderr)
+            results |= BENCHMARKS[name](chosen.runs, environment)
+            write(results)
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted: nothing is left running; what was measured is kept.", file=sys.stderr)
+        return 130
     show(results, Console())
     return 0 if all(result.kept for result in results.values()) else 1
 

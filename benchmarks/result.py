@@ -15,6 +15,8 @@ class Result:
     runs: tuple[float, ...]
     target: float
     at_least: bool = False
+    note: str = ""
+    """What must be known to read the figures."""
 
     @property
     def kept(self) -> bool:

@@ -1,18 +1,16 @@
-"""`python -m deployment`: synthesise, check, deploy, operate and destroy, on AWS or in the local cloud. The only
-place of this program that reads the environment."""
+"""`python -m deployment`: synthesise, check, deploy and destroy, on AWS or in the local cloud; `drctl` operates what is
+deployed. The only place of this program that reads the environment."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -21,19 +19,10 @@ from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.configuration import configured
 from deployment.destruction import Destruction, confirm
-from deployment.exercises import Exercises
 from deployment.lint import check_templates
-from deployment.operations import Operations
-from deployment.operations import confirm as confirm_operation
 from deployment.problem import Problem
-from deployment.restoration import Restoration, Target
-from recovery import clock, history
 from stacks.promised import promised
 from stacks.settings import Settings, SettingsError
-
-SHOWN = 50
-"""Transactions after a restore's stop that a person is shown."""
-PROTECTION_SECONDS = 12 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -47,16 +36,6 @@ class Command:
     default_branch: str = "main"
     as_json: bool = False
     yes_destroy: str | None = None
-    yes: str | None = None
-    reason: str = ""
-    minutes: float | None = None
-    steps: bool = False
-    since: str | None = None
-    before: str | None = None
-    before_transaction: str | None = None
-    to_time: str | None = None
-    kind: str = ""
-    abort: bool = False
 
     def target(self) -> Mapping[str, str]:
         """The environment of the place to deploy to."""
@@ -134,59 +113,6 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def show_log(command: Command) -> None:
-    """List the transactions of the log between two times, for a person who looks for the one that did harm."""
-    since, before = (_time(text) for text in (command.since, command.before))
-    found, more = Restoration(Account(command.target()), command.suffix, _say).transactions(since, before)
-    if command.as_json:
-        print(json.dumps({"transactions": found, "more": more}, indent=2, ensure_ascii=False))
-        return
-    _show_transactions(found, more)
-
-
-def restore(command: Command) -> None:
-    """Restore beside the members to just before a transaction, or to a time, and list what the log holds after it."""
-    if bool(command.before_transaction) == bool(command.to_time):
-        raise Problem("Say where to stop: --before-transaction EPOCH:X/Y, as `log` shows it, or --to-time.")
-    until = _time(command.to_time)
-    target = Target(command.before_transaction, None if until is None else clock.seconds(until))
-    announce = _say if not command.as_json else _say_aside
-    outcome = Restoration(Account(command.target()), command.suffix, announce).run(target)
-    if command.as_json:
-        print(json.dumps(outcome.as_json(), indent=2, ensure_ascii=False))
-        return
-    print(
-        f"{outcome.identifier} holds everything {target}: restored to {outcome.restored_to}, then "
-        f"{outcome.account['transactions']} transactions of the log\n"
-        f"It answers at {outcome.endpoint}; members and clients are as they were. The log holds after it:"
-    )
-    _show_transactions(outcome.after[:SHOWN], outcome.more)
-    if len(outcome.after) > SHOWN:
-        print(
-            f"of {len(outcome.after)}; `log --since {outcome.after[0]['committed_at']}` lists them all, as does --json"
-        )
-
-
-def _show_transactions(found: Sequence[Mapping[str, Any]], more: bool) -> None:
-    for each in found:
-        print(each["text"])
-    print(f"{len(found)} transactions{', and more: narrow the times' if more else ''}")
-
-
-def _time(text: str | None) -> str | None:
-    """A time from the command line as ISO 8601 in UTC; Problem when it is none."""
-    if text is None:
-        return None
-    try:
-        return clock.iso(clock.seconds(text if text.endswith("Z") or "+" in text else f"{text}Z"))
-    except ValueError:
-        raise Problem(f"{text!r} is not a time; write it in UTC, as 2026-11-22T10:20:30.") from None
-
-
-def _say_aside(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def provide_secret(command: Command) -> None:
     """Make the secret that the environment of a branch needs before its first deploy."""
     name = settings(command).secret_name
@@ -228,66 +154,6 @@ def local_down(command: Command) -> None:
     print("The local cloud is down")
 
 
-def reprotect(command: Command) -> None:
-    """Make the lost standby of a suffix again, after a look at what that would do first."""
-    chosen = operations(command)
-    preview, deletes = chosen.preview_of_reprotect()
-    print(preview)
-    if deletes:
-        confirm_operation("The old member is deleted and made again.", command.suffix, command.yes, input, "reprotect")
-    print(f"Outcome: {chosen.follow(chosen.reprotect())}")
-
-
-def switch_over(command: Command) -> None:
-    """Change the roles of a suffix as planned, and wait until there is a standby again."""
-    chosen = operations(command)
-    confirm_operation(chosen.preview_of_switchover(), command.suffix, command.yes, input, "switchover")
-    started = chosen.switchover()
-    print(f"Outcome: {chosen.follow(started)}; the old primary is being made again as a replica", flush=True)
-    chosen.await_protection(started.epoch + 1, PROTECTION_SECONDS)
-    print("There is a standby again")
-
-
-def exercise(command: Command) -> None:
-    """Hold a drill of a suffix, sweep what a killed one has left, or end the one that runs."""
-    settings(command)
-    chosen = Exercises(Account(command.target()), command.suffix, _say)
-    if command.abort:
-        done = chosen.follow(chosen.abort(command.reason))
-        print(f"The drill {done.identity} is ended: {done.reason}")
-        return
-    confirm_operation(chosen.preview(command.kind), command.suffix, command.yes, input, "exercise")
-    if command.kind == "sweep":
-        chosen.sweep()
-        print("Nothing of a drill is left")
-        return
-    print(f"Outcome: {(done := chosen.run(command.kind)).outcome}. {done.reason}")
-
-
-def pause(command: Command) -> None:
-    """Stop automatic action of a suffix for a while, never observation."""
-    if command.minutes is None:
-        raise Problem("A pause needs an end: give --minutes, for example --minutes 30.")
-    print(f"The system is {operations(command).pause(command.reason, command.minutes * 60)}")
-
-
-def resume(command: Command) -> None:
-    """Let a suffix act automatically again."""
-    print("The system acts again" if operations(command).resume() else "The system was not paused")
-
-
-def show_history(command: Command) -> None:
-    """Print every incident and operation of a suffix, newest first."""
-    entries = operations(command).history()
-    print(history.as_json(entries) if command.as_json else history.as_text(entries, steps=command.steps))
-
-
-def operations(command: Command) -> Operations:
-    """The operations of a suffix."""
-    settings(command)
-    return Operations(Account(command.target()), command.suffix, _say)
-
-
 def settings(command: Command) -> Settings:
     """The validated settings of a suffix; raises SettingsError with one sentence per problem."""
     return configured({"environmentSuffix": command.suffix} if command.suffix else {})
@@ -298,17 +164,9 @@ COMMANDS: Mapping[str, Callable[[Command], None]] = {
     "preflight": check,
     "deploy": deploy,
     "destroy": destroy,
-    "log": show_log,
-    "restore": restore,
     "provide-secret": provide_secret,
     "destroy-branch": destroy_branch,
     "abandoned": abandoned,
-    "reprotect": reprotect,
-    "switchover": switch_over,
-    "exercise": exercise,
-    "pause": pause,
-    "resume": resume,
-    "history": show_history,
     "local-up": local_up,
     "local-down": local_down,
 }
@@ -321,21 +179,9 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--suffix", default="", help="environment suffix, part of every resource's name")
     parser.add_argument("--local", action="store_true", help="deploy into the local cloud instead of AWS")
     parser.add_argument("--state", type=Path, default=local.DEFAULT_STATE, help="folder of the local cloud")
-    parser.add_argument("--json", action="store_true", help="preflight, history, log, restore: print JSON")
+    parser.add_argument("--json", action="store_true", help="preflight: print JSON")
     parser.add_argument("--yes-destroy", metavar="SUFFIX", help="destroy: the suffix again, instead of typing it")
-    parser.add_argument("--yes", metavar="SUFFIX", help="operations: the suffix again, instead of typing it")
-    parser.add_argument("--reason", default="", help="pause, exercise --abort: why")
-    parser.add_argument("--kind", default="", help="exercise: replica, restore, switchover, or sweep")
-    parser.add_argument("--abort", action="store_true", help="exercise: end the drill that runs, which cleans up")
-    parser.add_argument("--minutes", type=float, help="pause: for how long")
-    parser.add_argument("--steps", action="store_true", help="history: each entry's timeline too")
     parser.add_argument("--default-branch", default="main", help="the branch that a list of branches must contain")
-    parser.add_argument("--since", metavar="TIME", help="log: transactions from this time on (UTC)")
-    parser.add_argument("--before", metavar="TIME", help="log: transactions before this time (UTC)")
-    parser.add_argument(
-        "--before-transaction", metavar="EPOCH:X/Y", help="restore: stop before the one committed there"
-    )
-    parser.add_argument("--to-time", metavar="TIME", help="restore: stop at this time (UTC)")
     chosen = parser.parse_args(arguments)
     command = Command(
         suffix=chosen.suffix,
@@ -345,16 +191,6 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
         default_branch=chosen.default_branch,
         as_json=chosen.json,
         yes_destroy=chosen.yes_destroy,
-        yes=chosen.yes,
-        reason=chosen.reason,
-        minutes=chosen.minutes,
-        steps=chosen.steps,
-        since=chosen.since,
-        before=chosen.before,
-        before_transaction=chosen.before_transaction,
-        to_time=chosen.to_time,
-        kind=chosen.kind,
-        abort=chosen.abort,
     )
     try:
         COMMANDS[chosen.command](command)

@@ -31,13 +31,17 @@ class Account:
         """Whether this is the local cloud."""
         return "LOCAL_CLOUD_URL" in self.environment
 
-    def client(self, service: str, region: str = REGION, *, patience: float = 30) -> Any:
+    def client(self, service: str, region: str = REGION, *, patience: float = 30, attempts: int = 5) -> Any:
         """A client of an AWS service, with time-outs short enough that a person notices; `patience` (seconds) for an
-        answer.
+        answer to each of so many `attempts`.
 
         The region is the system's, never the caller's default one: names asked for elsewhere would not be found.
         """
-        config = Config(connect_timeout=5, read_timeout=patience, retries={"max_attempts": 4, "mode": "standard"})
+        config = Config(
+            connect_timeout=min(5, patience),
+            read_timeout=patience,
+            retries={"total_max_attempts": attempts, "mode": "standard"},
+        )
         if not self.is_local:
             return boto3.client(service, region_name=region, config=config)  # type: ignore[call-overload]
         session = _local_session(self.environment["AWS_ACCESS_KEY_ID"], self.environment["AWS_SECRET_ACCESS_KEY"])

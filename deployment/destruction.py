@@ -29,7 +29,9 @@ BEYOND_SNAPSHOTS = ("failed", "incompatible-network", "incompatible-restore", "i
 OWNED = ("RDSNetworkInterface", "EFS mount target")
 # A failed deletion may be the last one's echo (a replica that is being promoted because its source went).
 ATTEMPTS = 4
-NOT_FOUND = ("ResourceNotFoundException", "DBSnapshotNotFound", "TableNotFoundException")
+NOT_FOUND = ("ResourceNotFoundException", "DBSnapshotNotFound", "TableNotFoundException", "NoSuchBucket")
+# What one call deletes of a bucket at most.
+DELETED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,7 @@ class Destruction:
     def _drop_data(self) -> None:
         """Before the stack, so that its deletion does not fail on them."""
         self._empty_vault()
+        self._empty_buckets()
         dynamodb, table = self._client("dynamodb"), self._names.recovery_table
         # Deleted with point-in-time recovery on, a table leaves a system backup for 35 days that nobody can delete
         _if_there(
@@ -285,6 +288,30 @@ class Destruction:
         self._wait(lambda: not list(self._recovery_points()), f"for the recovery points of {name} to go")
         return True
 
+    def _empty_buckets(self) -> None:
+        """Delete every version of every object of the environment's own buckets, by the names its templates give them:
+        CloudFormation deletes a bucket only when nothing is in it."""
+        s3 = self._client("s3")
+        account = self._client("sts").get_caller_identity()["Account"]
+        wanted = self._names.evidence_bucket(account)
+        if wanted not in [bucket["Name"] for page in remains.pages(s3, "list_buckets") for bucket in page["Buckets"]]:
+            return
+        for page in remains.pages(s3, "list_object_versions", Bucket=wanted):
+            versions = [
+                {"Key": each["Key"], "VersionId": each["VersionId"]}
+                for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
+            ]
+            for start in range(0, len(versions), DELETED_AT_ONCE):
+                some = versions[start : start + DELETED_AT_ONCE]
+                self._announce(f"Deleting {len(some)} object versions of the bucket {wanted}")
+                refused = s3.delete_objects(Bucket=wanted, Delete={"Objects": some, "Quiet": True}).get("Errors", [])
+                if refused:
+                    raise Problem(
+                        f"{len(refused)} object versions of {wanted} cannot be deleted "
+                        f"({refused[0].get('Code')}: {refused[0].get('Message')}): destroy with PROTECT=true, which "
+                        "keeps the bucket."
+                    )
+
     def _recovery_points(self) -> Iterator[Any]:
         backup = self._client("backup")
         for page in remains.pages(backup, "list_recovery_points_by_backup_vault", BackupVaultName=self._names.plain):
@@ -311,6 +338,8 @@ class Destruction:
                 break
             if not self._protect:
                 self._empty_vault()
+                # A late run of the function may have written since
+                self._empty_buckets()
             self._await_interfaces()
         raise Problem(
             f"The stack {self._stack} cannot be deleted; the reasons are above. Remove what is in the way, then "

@@ -1,4 +1,5 @@
-"""An operator's commands over a deployed environment: reprotect, switchover, pause, resume, history.
+"""An operator's commands over a deployed environment: failover, reprotect, switchover, pause, resume, override and
+history.
 
 What is decided is decided in `recovery`, by the same rules that the deployed machines follow; here it is shown before,
 confirmed, started and followed.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import getpass
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,13 @@ from botocore.exceptions import ClientError
 
 from deployment.account import Account
 from deployment.problem import Problem
-from recovery import history, incident, observation, operation, pause, rds, reprotection, roles, switchover
+from recovery import history, incident, observation, operation, override, pause, rds, reprotection, roles, switchover
 from recovery.clock import iso
 from recovery.observation import Observation
+from recovery.override import FENCE, LAG, Override, OverrideMalformed
 from recovery.pause import Pause, PauseRefused
 from recovery.roles import Roles, RolesUnknown
+from recovery.suspicion import Suspicion
 from recovery.table import RecoveryTable
 from stacks.names import Names
 
@@ -98,6 +101,40 @@ class Operations:
             f"Applications are kept out for some seconds; {known.primary} is then deleted and made again as a replica."
         )
 
+    def preview_of_override(self, accepts: Collection[str], reason: str, seconds: float) -> str:
+        """What an override says may be lost, in sentences, with what the witnesses know of it now. Raises Problem when
+        it does not say what, why and until when."""
+        known, now = self._roles(), time.time()
+        try:
+            override.proposed(accepts, reason, getpass.getuser(), seconds, now)
+        except OverrideMalformed as malformed:
+            raise Problem(str(malformed)) from malformed
+        said = [f"Primary {known.primary}, standby {known.standby}, epoch {known.epoch}; an override ends with it."]
+        if LAG in accepts:
+            said.append(
+                f"You accept that transactions which {known.standby} lacks are lost, however many: {self._lag(now)}. "
+                "The transaction log adds what it holds of them."
+            )
+        if FENCE in accepts:
+            said.append(
+                f"You accept that {known.primary} may go on taking writes which are lost afterwards, because nobody "
+                "could show that it is out of reach. Make sure by other means that no application reaches it."
+            )
+        for running in (override.active(self._table, now, known.epoch), pause.active(self._table, now)):
+            if isinstance(running, Override):
+                said.append(f"It replaces the override of {running.by}, {' and '.join(sorted(running.accepts))}.")
+            elif running is not None:
+                said.append(f"It acts in spite of the pause: the system is {running}.")
+        return "\n".join(said)
+
+    def _lag(self, now: float) -> str:
+        seen = [each for each in self._observations() if each.standby.lag_seconds is not None]
+        if not seen:
+            return "how far it is behind is not known"
+        worst = max(seen, key=lambda each: each.standby.lag_seconds or 0.0)
+        ago = max(0.0, now - worst.at)
+        return f"witness {worst.witness} saw it {worst.standby.lag_seconds:.1f} s behind {ago:.0f} s ago"
+
     # Doing it --------------------------------------------------------------------------------------------------------
 
     def reprotect(self) -> Started:
@@ -110,6 +147,31 @@ class Operations:
         """Start a switchover from the present epoch."""
         epoch, name = self._roles().epoch, incident.new_incident(time.time())
         return self._start(self._names.switchover_machine, epoch, name, {"incident": name})
+
+    def failover(self, since: float | None) -> Started:
+        """Start the failover machine as a witness does that suspects a loss; one that runs already is the answer too.
+
+        `since` is the first failed probe, epoch seconds, from which RDS's grace counts. What the machine may do is
+        decided by the arbiter as ever. Killed between lease and start, the same command goes on from there.
+        """
+        known, now = self._roles(), time.time()
+        paused = pause.active(self._table, now)
+        if paused is not None:
+            raise Problem(f"Nothing was started: the system is {paused}; resume first.")
+        arn = self._machine(self._names.state_machine)
+        suspicion = Suspicion(
+            self._table,
+            lambda: self._account.client("stepfunctions"),
+            arn,
+            incident.OPERATOR,
+            self._machine(self._names.switchover_machine),
+        )
+        lease = suspicion.act(known, now, None, since)
+        if lease is None:
+            raise Problem("Nothing was started: somebody else took the lease at this moment; see `drctl status`.")
+        if lease.witness == incident.SWITCHOVER:
+            raise Problem(f"Nothing was started: the switchover {lease.incident} is under way; see `drctl history`.")
+        return Started(f"{arn.replace(':stateMachine:', ':execution:')}:{lease.execution_name}", lease.epoch)
 
     def follow(self, started: Started) -> str:
         """Tell each step as it is taken, until the end. Returns the outcome; raises Problem when it is no good one."""
@@ -155,6 +217,20 @@ class Operations:
         self._roles()
         return pause.end(self._table, time.time())
 
+    def override(self, accepts: Collection[str], reason: str, seconds: float) -> Override:
+        """Accept a loss for so long, in the present epoch; the next incident, or round of one, decides with it. Raises
+        Problem when it does not say what, why and until when."""
+        epoch = self._roles().epoch
+        try:
+            return override.order(self._table, accepts, reason, getpass.getuser(), seconds, time.time(), epoch)
+        except OverrideMalformed as malformed:
+            raise Problem(str(malformed)) from malformed
+
+    def withdraw_override(self) -> bool:
+        """Accept no loss any more; whether any was accepted."""
+        self._roles()
+        return override.withdraw(self._table, time.time())
+
     def history(self) -> list[history.Entry]:
         """What has happened, newest first."""
         self._roles()
@@ -179,16 +255,16 @@ class Operations:
     def _observations(self) -> tuple[Observation, ...]:
         return tuple(seen for each in WITNESSES if (seen := observation.read(self._table, each)) is not None)
 
-    def _start(self, machine: str, epoch: int, name: str, order: dict[str, Any]) -> Started:
+    def _machine(self, name: str) -> str:
         machines = self._account.client("stepfunctions")
-        (arn,) = [
-            found["stateMachineArn"]
-            for page in machines.get_paginator("list_state_machines").paginate()
-            for found in page["stateMachines"]
-            if found["name"] == machine
-        ] or [None]
-        if arn is None:
-            raise Problem(f"There is no state machine {machine}: deploy {self._suffix} first.")
+        for page in machines.get_paginator("list_state_machines").paginate():
+            for found in page["stateMachines"]:
+                if found["name"] == name:
+                    return str(found["stateMachineArn"])
+        raise Problem(f"There is no state machine {name}: deploy {self._suffix} first.")
+
+    def _start(self, machine: str, epoch: int, name: str, order: dict[str, Any]) -> Started:
+        machines, arn = self._account.client("stepfunctions"), self._machine(machine)
         given = {**order, "epoch": epoch, "started_at": iso(time.time()), "by": getpass.getuser()}
         answer = machines.start_execution(stateMachineArn=arn, name=f"{epoch}-{name}", input=json.dumps(given))
         return Started(str(answer["executionArn"]), epoch)
@@ -203,6 +279,6 @@ def confirm(what: str, suffix: str, answer: str | None, ask: Callable[[str], str
             answer = ""
     if answer.strip() != suffix:
         raise Problem(
-            f"Nothing was started: {answer.strip()!r} is not the suffix; type it, or run `python -m deployment "
-            f"{command} --suffix {suffix} --yes {suffix}`."
+            f"Nothing was started: {answer.strip()!r} is not the suffix; type it, or run `drctl {command} "
+            f"--yes {suffix}`."
         )

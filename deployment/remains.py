@@ -261,6 +261,7 @@ KINDS: tuple[Kind, ...] = (
         _listed("list_dashboards", "DashboardEntries", "DashboardName"),
         ("AWS::CloudWatch::Dashboard",),
     ),
+    Kind("bucket", "s3", _listed("list_buckets", "Buckets", "Name"), ("AWS::S3::Bucket",), holds_data=True),
     Kind("role", "iam", _listed("list_roles", "Roles", "RoleName"), ("AWS::IAM::Role",)),
     Kind(
         "policy",
@@ -309,6 +310,7 @@ PARTS: Mapping[str, str] = {
     "AWS::Lambda::EventInvokeConfig": "a setting of its function",
     "AWS::Lambda::Permission": "a statement in its function's policy",
     "AWS::Logs::MetricFilter": "part of its log group, and deleted by the stack where that is kept",
+    "AWS::S3::BucketPolicy": "a setting of its bucket",
     "AWS::SecretsManager::SecretTargetAttachment": "fields in the agency's own secret, which stays",
     "AWS::SNS::TopicPolicy": "a setting of its topic",
     "AWS::SQS::QueuePolicy": "a setting of its queue",

@@ -10,6 +10,8 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -18,10 +20,10 @@ from deployment.cdk import ROOT
 from deployment.configuration import configured
 from deployment.problem import Problem
 from drills import cycles
-from drills.chain import Chain
+from drills.chain import PAGE, Chain
 from drills.drill import Drill
 from drills.measurement import Objectives
-from drills.report import REPORTS, Action, Setting, plan_of, summarise
+from drills.report import REPORTS, Action, Setting, course, plan_of, summarise, write
 from drills.rewind import RewindDrill
 from drills.scenarios import SCENARIOS
 from drills.timeline import Entry, Timeline
@@ -69,30 +71,27 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     try:
         settings = configured({"environmentSuffix": "drill"})
         objectives = Objectives(settings.rto_seconds, settings.rpo_seconds)
-        if chosen.cycles is not None:
-            steps = cycles.rehearse(
-                environment,
-                lambda course: course.cycles(chosen.cycles),
-                lambda line: show(Entry(time.time(), "cycles", line)),
-            )
-            print(cycles.summary(steps))
-            return 1 if any(step.lost for step in steps) else 0
-        if chosen.partitions is not None:
-            steps = cycles.rehearse(
-                {**environment, **cycles.NO_GRACE},
-                lambda course: cycles.partitions(course, chosen.partitions, chosen.seed),
-                lambda line: show(Entry(time.time(), "partitions", line)),
-            )
-            print(cycles.summary(steps))
-            return 1 if any(step.lost for step in steps) else 0
         scenario = SCENARIOS[chosen.scenario]
-        kind = Drill if scenario.cause is not None else RewindDrill
         plan = chosen.plan or ROOT / "docs" / (FAILOVER_PLAN if scenario.cause is not None else REWIND_PLAN)
         try:
             setting = Setting(getpass.getuser(), plan_of(plan.resolve()), actions(chosen.action))
         except OSError as error:
             raise Problem(f"The plan {plan} cannot be read: {error.strerror}.") from error
-        report = kind(scenario, environment, Timeline(show), objectives, setting=setting).run()
+        timeline = Timeline(show)
+        if chosen.cycles is not None:
+            steps = cycles.rehearse(
+                environment, lambda course: course.cycles(chosen.cycles), partial(_note, timeline, "cycles")
+            )
+            return _ended("cycles", steps, timeline, objectives, setting)
+        if chosen.partitions is not None:
+            steps = cycles.rehearse(
+                {**environment, **cycles.NO_GRACE},
+                lambda course: cycles.partitions(course, chosen.partitions, chosen.seed),
+                partial(_note, timeline, "partitions"),
+            )
+            return _ended("partitions", steps, timeline, objectives, setting)
+        kind = Drill if scenario.cause is not None else RewindDrill
+        report = kind(scenario, environment, timeline, objectives, setting=setting).run()
         path = report.write()
     except (Problem, SettingsError) as problem:
         print(problem, file=sys.stderr)
@@ -106,12 +105,23 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     return 0 if report.measurement.verdict == "met" and not report.left_behind else 1
 
 
+def _ended(
+    kind: str, steps: Sequence[cycles.Step], timeline: Timeline, objectives: Objectives, setting: Setting
+) -> int:
+    """Print and write what a course of many steps has shown; 0 when nothing was lost and no outage was too long."""
+    summary = cycles.summary(steps)
+    record = course(kind, [asdict(step) for step in steps], summary, timeline.entries, objectives, setting)
+    path = write(record, REPORTS)
+    print(f"{summary}\nreport: {path.with_name(PAGE).relative_to(ROOT)} (and .json)")
+    return 0 if record["verdict"] == "met" else 1
+
+
 def actions(given: Sequence[str]) -> tuple[Action, ...]:
     """Corrective actions from the command line. Raises Problem for one that says nothing."""
     found = []
     for text in given:
-        what, owner, due, *more = (part.strip() for part in f"{text}||".split("|"))
-        if not what or any(more[2:]) or text.count("|") > 2:
+        what, owner, due, *_ = (part.strip() for part in f"{text}||".split("|"))
+        if not what or text.count("|") > 2:
             raise Problem(f"{text!r} is no corrective action: write 'what|owner|due', owner and due may be empty.")
         found.append(Action(what, owner, due))
     return tuple(found)
@@ -128,6 +138,10 @@ def verify() -> int:
         print(f"{finding.verdict:8} {finding.kind:10} {finding.where}: {finding.meaning}")
     print(f"{verification.verdict}: {verification.entries} drills, the newest entry is {verification.head}")
     return verification.exit_code
+
+
+def _note(timeline: Timeline, source: str, line: str) -> None:
+    timeline.add(source, line)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

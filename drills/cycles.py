@@ -182,6 +182,10 @@ class Cycles:
             missing.pop(number, None)
         return missing
 
+    def await_calm(self) -> None:
+        """Wait until there is a standby and nobody at work. Raises Problem when that does not come about."""
+        self._ready()
+
     def _ready(self) -> Roles:
         """Protected, nobody at work, load acknowledged for a while, and both witnesses content."""
         self._operations.await_protection(0, STEP_SECONDS)

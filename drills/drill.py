@@ -22,6 +22,7 @@ from deployment import local, outputs, preflight, remains
 from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
 from deployment.configuration import configured
+from deployment.destruction import Destruction
 from deployment.problem import Problem
 from drills.client import Application
 from drills.ledger import Ledger
@@ -137,8 +138,9 @@ class Drill:
         self.observed = Observed(tuple(ledger.attempts), kept, failed_at, ended, watch.watched())
         self.complaints = tuple(dict.fromkeys(watch.complaints))
 
-    def _destroy(self, cdk: Cdk, account: Account) -> None:  # noqa: ARG002 - for drills that leave more than a stack
-        cdk.destroy()
+    def _destroy(self, cdk: Cdk, account: Account) -> None:
+        """As an operator does it; what is said of it is told of operators only."""
+        Destruction(account, cdk, protect=False, announce=lambda _: None).run()
 
     def _prepare(self, log: Path) -> Cdk:
         """Start the local cloud and synthesise, side by side."""

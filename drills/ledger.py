@@ -51,9 +51,8 @@ class Ledger:
     """Writers that keep inserting numbered rows through the writer URI, each a transaction of its own, until stopped.
 
     A writer whose transaction fails drops its connection and comes back with the *next* number after `pause` seconds:
-    a number
-    (from `first` on) is never written twice, so a row that is there without an acknowledgement is not counted as one, and none is
-    counted double.
+    a number (from `first` on) is never written twice, so a row that is there without an acknowledgement is not counted
+    as one, and none is counted double.
     """
 
     def __init__(

@@ -149,6 +149,48 @@ class Report:
         return write(self.as_record(), REPORTS)
 
 
+def course(
+    kind: str,
+    rounds: Sequence[Mapping[str, Any]],
+    summary: str,
+    timeline: Sequence[Entry],
+    objectives: Objectives,
+    setting: Setting,
+) -> dict[str, Any]:
+    """The record of many changes of roles in one environment, one of `rounds` each (`drills.cycles.Step`)."""
+    longest = max((float(each["outage"]) for each in rounds), default=None)
+    lost = sum(int(each["lost"]) for each in rounds)
+    met = lost == 0 and longest is not None and longest <= objectives.rto_seconds
+    started_at = timeline[0].as_record()["at"][:19] + "Z" if timeline else "1970-01-01T00:00:00Z"
+    return {
+        "id": f"{started_at.replace(':', '').replace('-', '')}-{kind}",
+        "kind": "drill",
+        "title": f"Drill {kind}: {len(rounds)} changes of roles in a row",
+        "suffix": kind,
+        "scenario": kind,
+        "scope": f"{len(rounds)} changes of roles in one environment in a local cloud, under load without a pause; at "
+        "the end a diff is empty and a destroy leaves nothing, or the drill fails.",
+        "started_at": started_at,
+        "verdict": "met" if met else "missed",
+        "reason": summary.replace("\n", ". "),
+        "objectives": asdict(objectives),
+        "rto_seconds": longest,
+        "rto_basis": "the longest stretch at the clients without an acknowledged transaction, over all rounds",
+        "rpo_seconds": None,
+        "rpo_basis": "rows are counted: `tail` had not replicated at the loss, `lost` must not be missing",
+        "rows_basis": "every number that a client was told is committed is looked for after each round",
+        "rounds": [dict(each) for each in rounds],
+        "timeline": [entry.as_record() for entry in timeline],
+        "participants": [{"role": "test director", "who": setting.director}],
+        "deviations": [f"{lost} rows are missing that must not be."] if lost else [],
+        "corrective_actions": [asdict(action) for action in setting.actions],
+        "restoration": ["Every round ends with a pair; the environment was destroyed after the last, left: nothing."],
+        "controls": list(report_page.CONTROLS),
+        "plan": asdict(setting.plan) if setting.plan else None,
+        "commit": commit_of(ROOT),
+    }
+
+
 def write(record: Mapping[str, Any], reports: Path) -> Path:
     """Write, seal and show a drill's record as the latest. Raises Problem when the chain of evidence is not whole."""
     Chain(reports).add(record, report_page.page, time.time())

@@ -16,6 +16,7 @@ import psycopg
 from botocore.exceptions import ClientError
 
 from deployment.account import Account
+from deployment.operations import Operations
 from deployment.problem import Problem
 from drills.client import Application
 
@@ -178,6 +179,31 @@ def _lose_in_a_storm(site: Site) -> str:
     return f"{what}; both witnesses are invoked and machines started ten times a second for {STORM_SECONDS:.0f} s"
 
 
+def _break_the_failover(site: Site) -> str:
+    """Every step from the fence on fails once: a function is killed in it, or an answer gets lost."""
+    suffix = site.outputs["EnvironmentSuffix"]
+    machine = {"role": f"citizens-failover-{suffix}"}
+    for function in ("probe", "rotation", "cutover", "verify"):
+        address = {"action": "lambda:InvokeFunction", "resource": f"*:citizens-{function}-{suffix}"}
+        site.ask("api-faults", {"kind": "kill", "after_ms": 20, **machine, **address})
+    for action in ("ec2:RevokeSecurityGroupIngress", "rds:PromoteReadReplica", "rds:DescribeDBInstances"):
+        site.ask("api-faults", {"kind": "lose_answer", "action": action, **machine})
+    return f"of each step of the next failover a function will die or an answer get lost; {_LOSE(site)}"
+
+
+def _switch_over(site: Site) -> str:
+    operations = Operations(site.account, site.outputs["EnvironmentSuffix"], lambda _: None)
+    told = operations.preview_of_switchover()
+    operations.switchover()
+    return f"an operator orders a switchover: {told}"
+
+
+def _await_a_pair(site: Site) -> str:
+    Operations(site.account, site.outputs["EnvironmentSuffix"], lambda _: None).await_protection(2, PAIR_SECONDS)
+    return "there is a standby again"
+
+
+PAIR_SECONDS = 180.0
 STORM_SECONDS = 20.0
 
 
@@ -358,6 +384,20 @@ SCENARIOS: Mapping[str, Scenario] = {
             _LOSE,
             "promoted",
             beforehand=_stop_archive,
+        ),
+        Scenario(
+            "failover-of-the-failover",
+            "The primary is lost, and each step of the failover fails once. The standby takes over all the same.",
+            _break_the_failover,
+            "promoted",
+        ),
+        Scenario(
+            "switchover",
+            "An operator changes the roles under load, as planned. Nothing is lost.",
+            _switch_over,
+            "promoted",
+            loses_at_most=0.0,
+            healed=_await_a_pair,
         ),
         Scenario(
             "table-dropped",

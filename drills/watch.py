@@ -167,7 +167,9 @@ class Watch:
 
     def _look_at_alarms(self, report: bool) -> None:
         in_alarm, suffix, rules = set(), self._outputs["EnvironmentSuffix"], dict[str, str]()
-        for page in self._alarms.get_paginator("describe_alarms").paginate():
+        for page in self._alarms.get_paginator("describe_alarms").paginate(
+            AlarmTypes=["MetricAlarm", "CompositeAlarm"]
+        ):
             for alarm in (*page.get("MetricAlarms", ()), *page.get("CompositeAlarms", ())):
                 name = str(alarm["AlarmName"]).removeprefix("citizens-").removesuffix(f"-{suffix}")
                 self._needs[name] = float(alarm.get("Period", 0) * alarm.get("EvaluationPeriods", 0))

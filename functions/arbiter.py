@@ -23,7 +23,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
     with ThreadPoolExecutor(max_workers=10) as pool:
         reading = pool.submit(roles.known, table)
         leasing = pool.submit(incident.read_lease, table)
-        accepting = pool.submit(override.active, table, time.time())
+        accepting = pool.submit(override.active, table, time.time(), int(event["epoch"]))
         pausing = pool.submit(pause.active, table, time.time())
         seen = [pool.submit(observation.read, table, witness) for witness in WITNESSES]
         statuses = {member: pool.submit(rds.status, client, member) for member in settings.members}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_rds import RDSClient
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_stepfunctions import SFNClient
 
@@ -67,6 +68,11 @@ def cloudwatch() -> CloudWatchClient:
 def rds() -> RDSClient:
     """RDS."""
     return cast("RDSClient", _client("rds"))
+
+
+def s3() -> S3Client:
+    """S3."""
+    return cast("S3Client", _client("s3"))
 
 
 def table(environment: Environment) -> RecoveryTable:

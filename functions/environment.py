@@ -1,13 +1,17 @@
 """The functions' environment variables, read here and nowhere else."""
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from recovery import members
 from recovery.members import Member, Members
-from recovery.objectives import Detection, Objectives
+from recovery.objectives import Detection, Objectives, detection_of, number, objectives_of
 from recovery.rotation import PasswordPolicy
+
+T = TypeVar("T")
 
 
 class EnvironmentIncomplete(Exception):
@@ -57,19 +61,12 @@ def environment() -> Environment:
 
 def detection() -> Detection:
     """How a loss is noticed; defaults where a variable is not set."""
-    usual = Detection()
-    return Detection(
-        probe_interval=_number("PROBE_INTERVAL_SECONDS", usual.probe_interval),
-        probe_timeout=_number("PROBE_TIMEOUT_SECONDS", usual.probe_timeout),
-        failure_threshold=int(_number("FAILURE_THRESHOLD", usual.failure_threshold)),
-        multi_az_grace=_number("MULTI_AZ_GRACE_SECONDS", usual.multi_az_grace),
-    )
+    return _parsed(detection_of)
 
 
 def objectives() -> Objectives:
     """The recovery objectives; defaults where a variable is not set."""
-    usual = Objectives()
-    return Objectives(_number("RTO_SECONDS", usual.rto_seconds), _number("RPO_SECONDS", usual.rpo_seconds))
+    return _parsed(objectives_of)
 
 
 def password_policy() -> PasswordPolicy:
@@ -133,10 +130,11 @@ def drill_settings() -> DrillSettings:
 
 
 def _number(name: str, usual: float) -> float:
-    text = os.environ.get(name)
+    return _parsed(lambda variables: number(variables, name, usual))
+
+
+def _parsed(parse: Callable[[Mapping[str, str]], T]) -> T:
     try:
-        return float(text) if text else usual
-    except ValueError:
-        raise EnvironmentIncomplete(
-            f"The environment variable {name} is {text!r}, not a number; deploy again."
-        ) from None
+        return parse(os.environ)
+    except ValueError as error:
+        raise EnvironmentIncomplete(str(error)) from None

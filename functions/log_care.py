@@ -1,6 +1,8 @@
-"""The care of the log's files, twice a day: are they all there and unchanged, and which may go?"""
+"""The care of the log's files, twice a day: are they all there and unchanged, and which may go? An operator's holds,
+with which nothing goes, are put in place here too: only a function reaches the file system."""
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -18,18 +20,46 @@ RESERVE_SECONDS = 60.0
 FINDINGS_TOLD = 20
 
 
-def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
-    """{} → {"verdict", "findings", "expired", "needed_since"}; damage is not an error of this function: it alarms."""
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """{"action": "hold" | "release" | "holds", …} → {"holds"} or {"refused"}; anything else → the care."""
+    match event.get("action"):
+        case "hold" | "release" | "holds":
+            return _held(event)
+        case _:
+            return _care(context)
+
+
+def _held(event: dict[str, Any]) -> dict[str, Any]:
+    """{"action", "name", "reason"} → {"holds": all that there are then}; a refusal is no error of this function."""
+    root = log_folder()
+    try:
+        match event["action"]:
+            case "hold":
+                retention.hold(root, str(event.get("name", "")), str(event.get("reason", "")), time.time())
+            case "release":
+                retention.release(root, str(event.get("name", "")))
+        found = [asdict(each) for each in retention.holds(root)]
+    except (RetentionRefused, LogInUse) as refused:
+        return {"refused": str(refused)}
+    journal.note(str(event["action"]), {"name": event.get("name"), "holds": found})
+    return {"holds": found}
+
+
+def _care(context: Any) -> dict[str, Any]:
+    """→ {"verdict", "findings", "told", "expired", "needed_since"}; damage is not an error of this function: it alarms.
+
+    `told` are the first findings themselves.
+    """
     settings = environment()
     root = log_folder()
     if not any(root.glob("epoch-*")):
         _show(settings, WARNING, 0, 0)
         journal.note("no log", {"folder": str(root)})
-        return {"verdict": WARNING, "findings": 0, "expired": 0, "needed_since": None}
+        return {"verdict": WARNING, "findings": 0, "told": [], "expired": 0, "needed_since": None}
     report = verify(root, seconds=context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS)
-    for finding in report.findings[:FINDINGS_TOLD]:
-        journal.note("finding", {"verdict": finding.verdict, "kind": finding.kind, "where": finding.where,
-                                 "text": finding.text})  # fmt: skip
+    told = [asdict(finding) for finding in report.findings[:FINDINGS_TOLD]]
+    for finding in told:
+        journal.note("finding", finding)
     needed_since = rds.restorable_until(clients.rds(), tuple(settings.members))
     # A damaged log keeps all that it has: what is around the damage may be wanted for mending it.
     expired = _expire(Policy(log_kept_days() * DAY_SECONDS, needed_since)) if report.verdict != FAILURE else 0
@@ -41,7 +71,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG
         "needed_since": needed_since,
     }
     journal.note("log looked after", result)
-    return result
+    return {**result, "told": told}
 
 
 def _expire(policy: Policy) -> int:

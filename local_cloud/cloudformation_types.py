@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ministack.core.responses import get_account_id, get_region, now_iso
-from ministack.services import backup, cloudwatch, ec2, rds
+from ministack.services import backup, cloudwatch, ec2, rds, s3
 from ministack.services.cloudformation import provisioners
 
 from local_cloud.events import DatabaseEvents
@@ -32,6 +32,7 @@ def install(events: DatabaseEvents) -> None:
     register("AWS::RDS::EventSubscription", subscriptions.create, subscriptions.delete, subscriptions.update)
     rds._ACTION_MAP["DescribeEventSubscriptions"] = subscriptions.describe
     _complete_vpc()
+    _refuse_full_buckets()
 
 
 def register(resource_type: str, create: Create, delete: Delete, update: Update | None = None) -> None:
@@ -40,6 +41,19 @@ def register(resource_type: str, create: Create, delete: Delete, update: Update 
     if update is not None:
         handlers |= {"update": update, "update_with_logical_id": True}
     provisioners._RESOURCE_HANDLERS[resource_type] = handlers
+
+
+def _refuse_full_buckets() -> None:
+    """A stack deletes a bucket only when nothing is in it, no old version and no delete marker either."""
+    handlers = provisioners._RESOURCE_HANDLERS["AWS::S3::Bucket"]
+    delete = handlers["delete"]
+
+    def deleted(name: str, properties: Properties) -> None:
+        if s3._buckets.get(name, {}).get("objects") or s3._bucket_has_versions(name):
+            raise ValueError(f"The bucket you tried to delete is not empty: {name} (BucketNotEmpty)")
+        delete(name, properties)
+
+    handlers["delete"] = deleted
 
 
 class SecurityGroupRules:

@@ -70,6 +70,11 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "AWS::EC2::FlowLog": {"*": "no flow is recorded, the log group stays empty"},
     "AWS::EC2::NetworkAclEntry": {"*": NO_NETWORK},
     "AWS::EC2::SecurityGroupEgress": {"*": NO_NETWORK},
+    "AWS::S3::Bucket": {
+        "BucketEncryption": NO_ENCRYPTION,
+        "LifecycleConfiguration": "no version expires",
+        "ObjectLockConfiguration": "a locked version can be deleted",
+    },
     "AWS::Backup::BackupPlan": {"*": NO_BACKUPS},
     "AWS::Backup::BackupSelection": {"*": NO_BACKUPS},
     "AWS::Backup::BackupVault": {"EncryptionKeyArn": NO_ENCRYPTION},

@@ -18,7 +18,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from drills.scenarios import post
-from privilege import operations
+from privilege import drills, operations
 from privilege.site import Failed, Site, eventually, now_iso
 
 WITNESS_SECONDS = 9
@@ -161,6 +161,23 @@ def _log_care(site: Site) -> None:
     expect(answer["verdict"] in ("OK", "WARNING"), f"the log's verdict is {answer['verdict']}")
     expect(answer["needed_since"], "RDS names no time to which the primary can be restored")
     _logged(site, "log-care")
+
+
+def _evidence(site: Site) -> None:
+    """A record that has ended is sealed, and what the bucket holds of it is what the chain holds."""
+    identity = f"drill#exercise-{secrets.token_hex(4)}"
+    site.write(identity, outcome="passed", started_at=now_iso(), ended_at=now_iso())
+    site.renew("evidence")
+    answer = site.invoke("evidence", {})
+    expect(answer["exported"] >= 1, f"nothing was exported: {answer}")
+    number = int((site.record(f"sealed#{identity}") or {"number": {"N": "0"}})["number"]["N"])
+    expect(number, f"{identity} was not sealed: {answer}")
+    held = (site.record(f"evidence#{number}") or {}).get("sha256", {}).get("S")
+    objects, bucket = site.client("s3"), site.outputs["EvidenceBucketName"]
+    name = f"records/{number:06d}-{identity.replace('#', '-')}.json"
+    kept = json.loads(objects.get_object(Bucket=bucket, Key=name)["Body"].read())
+    expect(kept["sha256"] == held, f"{name} is not entry {number} of the chain")
+    _logged(site, "evidence")
 
 
 def _posture(site: Site) -> None:
@@ -461,7 +478,7 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     *(
         Exercise(f"the schedule of {name} invokes it", f"citizens-{name}-schedule", _schedule_left_alone(name))
-        for name in ("rotation", "log-care", "posture")
+        for name in ("rotation", "log-care", "posture", "evidence")
     ),
     Exercise("the default group is closed again", "citizens-close-default-group", _close_default_group),
     Exercise("the probe reaches the primary", "citizens-probe", _probe),
@@ -473,6 +490,7 @@ EXERCISES: tuple[Exercise, ...] = (
     Exercise("the four steps of a rotation change the password", "citizens-rotation", _rotate, heals=True),
     Exercise("the archive works through the log", "citizens-archive", _archive),
     Exercise("the log's files are looked after", "citizens-log-care", _log_care),
+    Exercise("a record is sealed and exported", "citizens-evidence", _evidence),
     Exercise("how ready the system is gets measured", "citizens-posture", _posture),
     Exercise("the log is read, and a database's place in it found", "citizens-rewind", _rewind),
     *(
@@ -481,7 +499,7 @@ EXERCISES: tuple[Exercise, ...] = (
     ),
     *(
         Exercise(f"a failed run of {name} is kept in the queue", f"citizens-{name}", _dead_letter(name))
-        for name in (*FUNCTIONS_OF_SCHEDULES, "rotation", "log-care", "posture")
+        for name in (*FUNCTIONS_OF_SCHEDULES, "rotation", "log-care", "posture", "evidence")
     ),
     Exercise("the reprotect of a healthy pair has nothing to do", "citizens-reprotect", operations.plan),
     Exercise("a switchover may begin and its standby is asked", "citizens-switchover", operations.questions),
@@ -490,6 +508,11 @@ EXERCISES: tuple[Exercise, ...] = (
         "a switchover that cannot finish is abandoned", "citizens-switchover-machine", operations.abandoned, heals=True
     ),
     Exercise("a switchover changes the roles", "citizens-switchover-machine", operations.switched_over),
+    Exercise("a drill may begin, is measured, and its end is kept", "citizens-drill", drills.questions),
+    Exercise("a throw-away replica is promoted", "citizens-drill-machine", drills.replica),
+    Exercise("the newest backup is restored", "citizens-drill-machine", drills.restore),
+    Exercise("the schedule of the drills starts the machine", "citizens-drill-machine-schedule", drills.scheduled),
+    Exercise("a stopped drill is swept after", "citizens-drill-killed", drills.swept),
     Exercise("the machine stands by, records, tells and releases", "citizens-failover", _stood_by),
     Exercise("the machine recovers from a primary that is cut off", "citizens-failover", _failed_over, breaks=True),
 )

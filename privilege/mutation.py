@@ -36,6 +36,8 @@ LANES: Sequence[Sequence[str]] = (
         "citizens-rotation-schedule",
         "citizens-log-care",
         "citizens-log-care-schedule",
+        "citizens-evidence",
+        "citizens-evidence-schedule",
     ),
     (
         *(f"citizens-{name}-schedule" for name in FUNCTIONS_OF_SCHEDULES),
@@ -44,7 +46,10 @@ LANES: Sequence[Sequence[str]] = (
 )
 # One after the other and beside nothing else: they change the roles, and each needs a healthy pair.
 OPERATIONS: Sequence[Sequence[str]] = (
-    ("citizens-reprotect", "citizens-switchover", "citizens-reprotect-machine", "citizens-switchover-machine"),
+    (
+        *("citizens-drill", "citizens-drill-machine", "citizens-drill-machine-schedule", "citizens-drill-killed"),
+        *("citizens-reprotect", "citizens-switchover", "citizens-reprotect-machine", "citizens-switchover-machine"),
+    ),
 )
 LANES_WITHOUT_PRIMARY: Sequence[Sequence[str]] = (("citizens-witness-a",), ("citizens-witness-c",))
 MACHINE = "citizens-failover"

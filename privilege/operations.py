@@ -65,7 +65,7 @@ def plan(site: Site) -> None:
             site, "citizens-reprotect", lambda: site.invoke("reprotect", event)["action"] == "protected", "a plan"
         )
     site.forget("operation")
-    _logged(site, "reprotect")
+    logged(site, "reprotect")
 
 
 def questions(site: Site) -> None:
@@ -87,7 +87,7 @@ def questions(site: Site) -> None:
     site.forget("lease")
     if not caught_up["replayed"]:
         raise Failed(f"{standby} could not be asked how far it is")
-    _logged(site, "switchover")
+    logged(site, "switchover")
 
 
 def reprotected(site: Site) -> None:
@@ -150,7 +150,7 @@ def _run(site: Site, kind: str, outcome: str, before: Callable[[], None] = lambd
     found = (site.record(f"operation#{name}") or {}).get("outcome", {}).get("S")
     if found != outcome or site.denials(role) != refused:
         raise Failed(f"the {kind}'s outcome is {found}, expected {outcome}")
-    if not _has_log(site, role, arn):
+    if not has_log(site, role, arn):
         raise Failed(f"the {kind} machine has written no log")
 
 
@@ -248,7 +248,8 @@ def _unless_refused(site: Site, role: str, look: Callable[[], bool], what: str) 
         time.sleep(0.5)
 
 
-def _logged(site: Site, name: str) -> None:
+def logged(site: Site, name: str) -> None:
+    """Wait for the log of a function's new execution environment; Failed without."""
     logs, group, since = site.client("logs"), f"/aws/lambda/{site.function(name)}", site.renewed[name]
 
     def reported() -> bool:
@@ -262,6 +263,7 @@ def _logged(site: Site, name: str) -> None:
     _unless_refused(site, f"citizens-{name}", reported, f"the log of {name}")
 
 
-def _has_log(site: Site, role: str, arn: str) -> bool:
+def has_log(site: Site, role: str, arn: str) -> bool:
+    """Whether a machine has written of an execution into its log."""
     group = f"/aws/vendedlogs/states/{role}-{site.suffix}"
     return any(arn in event["message"] for event in site.client("logs").filter_log_events(logGroupName=group)["events"])

@@ -9,6 +9,8 @@ from recovery.table import Record, RecoveryTable
 LEASE = "lease"
 SWITCHOVER = "switchover"
 """In a witness's place in the lease of a switchover, whose execution is another machine's."""
+OPERATOR = "operator"
+"""In a witness's place in the lease of an incident that a person has started."""
 LEASE_SECONDS = 3600.0
 """A lease older than this belongs to no living incident: four times the RTO."""
 

@@ -1,5 +1,6 @@
 """What the agency was promised (RTO, RPO) and what detection is set to. Standard library only: the stacks import it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -57,3 +58,31 @@ class LogKeeping:
         """The longest from a commit until the log holds it, as long as batches end in time: it just missed the last
         batch of a run, the next run starts, and its first batch takes all that it may."""
         return self.pause + (self.period - self.work) + self.start + self.batch
+
+
+def detection_of(variables: Mapping[str, str]) -> Detection:
+    """How a loss is noticed by a function with these environment variables; ValueError says which is no number."""
+    usual = Detection()
+    return Detection(
+        probe_interval=number(variables, "PROBE_INTERVAL_SECONDS", usual.probe_interval),
+        probe_timeout=number(variables, "PROBE_TIMEOUT_SECONDS", usual.probe_timeout),
+        failure_threshold=int(number(variables, "FAILURE_THRESHOLD", usual.failure_threshold)),
+        multi_az_grace=number(variables, "MULTI_AZ_GRACE_SECONDS", usual.multi_az_grace),
+    )
+
+
+def objectives_of(variables: Mapping[str, str]) -> Objectives:
+    """The objectives of a function with these environment variables; ValueError says which is no number."""
+    usual = Objectives()
+    return Objectives(
+        number(variables, "RTO_SECONDS", usual.rto_seconds), number(variables, "RPO_SECONDS", usual.rpo_seconds)
+    )
+
+
+def number(variables: Mapping[str, str], name: str, usual: float) -> float:
+    """The variable as a number, `usual` where it is not set or empty."""
+    text = variables.get(name)
+    try:
+        return float(text) if text else usual
+    except ValueError:
+        raise ValueError(f"The environment variable {name} is {text!r}, not a number; deploy again.") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from recovery.table import RecoveryTable
@@ -35,6 +35,8 @@ class Override:
     reason: str
     accepts: frozenset[str]
     until: float = math.inf
+    epoch: int | None = None
+    """The epoch whose loss it was said of; None in a machine's input, which is of one incident anyway."""
 
 
 def parse(given: Mapping[str, Any] | None) -> Override | None:
@@ -50,24 +52,54 @@ def parse(given: Mapping[str, Any] | None) -> Override | None:
         raise OverrideMalformed(
             f"The override {found}; give by, reason, and accepts with some of {', '.join(ACCEPTABLE)}."
         )
-    return Override(by, reason, accepted, float(given.get("until", math.inf)))
+    epoch = given.get("epoch")
+    return Override(
+        by, reason, accepted, float(given.get("until", math.inf)), None if epoch is None else int(str(epoch))
+    )
 
 
-def active(table: RecoveryTable, now: float) -> Override | None:
-    """The override that was ordered and holds at `now`, if one does."""
+def active(table: RecoveryTable, now: float, epoch: int | None = None) -> Override | None:
+    """The override that was ordered and holds at `now`, in `epoch` if that is given, if one does."""
     found = parse(table.get(OVERRIDE))
-    return found if found is not None and found.until > now else None
+    if found is None or found.until <= now or (None not in (epoch, found.epoch) and found.epoch != epoch):
+        return None
+    return found
 
 
-def order(table: RecoveryTable, accepts: Iterable[str], reason: str, by: str, seconds: float, now: float) -> Override:
-    """Accept it for `seconds` from now on, in place of any other override. Raises OverrideMalformed."""
+def proposed(
+    accepts: Iterable[str], reason: str, by: str, seconds: float, now: float, epoch: int | None = None
+) -> Override:
+    """What an order would accept from now on. Raises OverrideMalformed when it does not say what, why and how long."""
     if not 0 < seconds <= LONGEST_SECONDS:
         raise OverrideMalformed(
             f"An override of {seconds:g} s is refused: give more than 0 and at most {LONGEST_SECONDS:.0f} s."
         )
-    record = {"accepts": sorted(accepts), "reason": reason, "by": by, "until": now + seconds}
-    found = parse(record)
+    given = {"accepts": sorted(accepts), "reason": reason, "by": by, "until": now + seconds, "epoch": epoch}
+    found = parse(given)
     if found is None:
         raise OverrideMalformed(f"The override accepts nothing; give some of {', '.join(ACCEPTABLE)}.")
-    table.put(OVERRIDE, record)
     return found
+
+
+def order(
+    table: RecoveryTable,
+    accepts: Iterable[str],
+    reason: str,
+    by: str,
+    seconds: float,
+    now: float,
+    epoch: int | None = None,
+) -> Override:
+    """Accept it for `seconds` from now on, in place of any other override, and only while the roles are of `epoch`: the
+    promotion that it allowed uses it up. Raises OverrideMalformed."""
+    found = proposed(accepts, reason, by, seconds, now, epoch)
+    table.put(OVERRIDE, asdict(found) | {"accepts": sorted(found.accepts)})
+    return found
+
+
+def withdraw(table: RecoveryTable, now: float) -> bool:
+    """Accept nothing any more; whether anything was accepted."""
+    if active(table, now) is None:
+        return False
+    table.put(OVERRIDE, {"accepts": [], "until": now})
+    return True

@@ -20,6 +20,12 @@ Document = Mapping[str, Any]
 
 GOOD = ("met", "promoted", "stood_by", "protected", "passed", "succeeded")
 BAD = ("missed", "failed", "lost")
+# Drawn, because not every font has the characters
+SIGNS: Mapping[str, str] = {
+    "good": "M3 8.5 6.5 12 13 4.5",
+    "bad": "M4 4 12 12M12 4 4 12",
+    "unsure": "M8 3v6M8 12v1.2",
+}
 WIDE, NARROW = 960, 350
 STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
@@ -112,7 +118,7 @@ def page(document: Document) -> str:
 
 def _head(document: Document, title: str) -> str:
     verdict = str(document.get("verdict") or "unknown")
-    tone, sign = ("good", "✓") if verdict in GOOD else ("bad", "✕") if verdict in BAD else ("unsure", "?")
+    tone = "good" if verdict in GOOD else "bad" if verdict in BAD else "unsure"
     objectives = document.get("objectives") or {}
     tiles = [
         _tile(
@@ -138,7 +144,8 @@ def _head(document: Document, title: str) -> str:
     return (
         f"<header><p class=kind>{escape(str(document.get('kind') or 'report'))} · {escape(when)}</p>"
         f"<h1>{escape(title)}</h1>"
-        f'<p class="verdict {tone}"><span class=sign aria-hidden=true>{sign}</span>'
+        f'<p class="verdict {tone}"><svg class=sign viewBox="0 0 16 16" aria-hidden="true">'
+        f'<path d="{SIGNS[tone]}"/></svg>'
         f"<strong>{escape(verdict.replace('_', ' '))}</strong> <span>{escape(str(document.get('reason') or ''))}</span>"
         f"</p><div class=tiles>{''.join(tiles)}</div></header>"
     )
@@ -153,7 +160,7 @@ def _tile(name: str, value: str, measured: float | None = None, objective: float
             tone = "good" if measured <= objective else "bad"
             meter = (
                 f'<dd class=meter role=img aria-label="{measured / objective:.1%} of the objective">'
-                f'<span class={tone} style="width:{max(share, 0.8):.1f}%"></span></dd>'
+                f'<span class={tone} style="width:{max(share, 0.8) if measured else 0:.1f}%"></span></dd>'
             )
     return (
         f"<dl class=tile><dt>{escape(name)}</dt><dd class=value>{escape(value)}</dd>{meter}"
@@ -249,7 +256,7 @@ def _timeline(document: Document) -> str:
     if not entries:
         return _nothing("There is no timeline.")
     rows = [(_clock(entry["at"]), entry["source"], entry["event"]) for entry in entries]
-    return _table(("UTC", "source of the stamp", "event"), rows)
+    return _table(("UTC", "source", "event"), rows)
 
 
 def _clock(at: str) -> str:

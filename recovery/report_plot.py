@@ -148,7 +148,7 @@ def _latency(clients: Sequence[Mapping[str, Any]], bucket: float, x: Scale, top:
     marks = [(10.0**power, _duration(10.0**power)) for power in powers]
     parts = [
         _panel(
-            "Answer time of acknowledged transactions",
+            "Answer time, acknowledged",
             (("median", "good line"), ("longest", "second line")),
             x,
             top,
@@ -187,7 +187,7 @@ def _steps(steps: Sequence[Mapping[str, Any]], x: Scale, top: int) -> str:
     for row, step in enumerate(steps):
         y = top + row * ROW
         begin, end = x(step["from"]), max(x(step["to"]), x(step["from"]) + 2)
-        text = f"{step['name']} {step['to'] - step['from']:.1f} s"
+        text = f"{step['name']} {_taken(step['to'] - step['from'])}"
         room = len(text) * LABEL * 0.56
         # Beside the bar, on the side where there is room
         beside, anchor = (end + 4, "start") if end + room + 4 < x.end else (begin - 4, "end")
@@ -207,7 +207,7 @@ def _panel(
     y: Scale,
     marks: Sequence[tuple[float, str]],
 ) -> str:
-    legend, at = [], x.start + len(title) * LABEL * 0.6 + 12
+    legend, at = [], x.start + len(title) * LABEL * 0.56 + 10
     for name, style in keys:
         swatch = (
             f'<line class="line {style.split()[0]}" x1="{at:.0f}" x2="{at + 10:.0f}" y1="{top - 12}" y2="{top - 12}"/>'
@@ -265,6 +265,10 @@ def _runs(clients: Iterable[Mapping[str, Any]], field: str) -> Iterable[list[Map
             run.append(each)
     if run:
         yield run
+
+
+def _taken(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds * 1000:.0f} ms"
 
 
 def _duration(milliseconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The whole system in one screen: nine nested stacks, each built from those before it."""
+"""The whole system in one screen: ten nested stacks, each built from those before it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from constructs import Construct
 from stacks import function_package, policy_packs
 from stacks.database import Database
 from stacks.drills import Drills
+from stacks.evidence import Evidence
 from stacks.failover import Failover
 from stacks.names import DATABASE, DATABASE_PORT, Names
 from stacks.network import Network
@@ -79,6 +80,14 @@ class DisasterRecovery(Stack):
             database=database,
             transaction_log=log,
         ).props
+        evidence = Evidence(
+            self,
+            "Evidence",
+            settings=settings,
+            security=security,
+            database=database,
+            machines=[failover.state_machine_arn, *operations.machines.values(), drills.machine_arn],
+        )
         observability = Observability(
             self,
             "Observability",
@@ -115,6 +124,7 @@ class DisasterRecovery(Stack):
                 "FileSystemId": storage.file_system_id,
                 "AccessPointId": storage.access_point_id,
                 "RecoveryTableName": storage.table_name,
+                "EvidenceBucketName": evidence.bucket_name,
                 "VpcId": network.vpc_id,
                 "DataKeyArn": security.data_key_arn,
                 "BackupVaultName": storage.vault_name,

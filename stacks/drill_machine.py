@@ -44,7 +44,8 @@ _LOOKS = f"{{% $rounds < {BRISK_ROUNDS} ? {BRISK_SECONDS} : {PATIENT_SECONDS} %}
 class DrillReferences:
     """What the machine refers to: ARNs (or CDK tokens of them) and names. `rewind_arn` is None without a log.
 
-    `replica` and `restored` are the arguments that make the copy, but for its identifier and its source.
+    `replica` and `restored` are the arguments that make the copy, but for its identifier and its source; `prefix` is
+    what the identifier of every copy begins with, and no member's does.
     """
 
     drill_arn: str
@@ -52,6 +53,7 @@ class DrillReferences:
     topic_arn: str
     table_name: str
     suffix: str
+    prefix: str
     replica: Mapping[str, Any]
     restored: Mapping[str, Any]
 
@@ -66,7 +68,7 @@ def definition(references: DrillReferences) -> dict[str, Any]:
         "TimeoutSeconds": MACHINE_TIMEOUT_SECONDS,
         "States": {
             **_beginning(references),
-            **_sweeping(),
+            **_sweeping(references),
             **_copying(references),
             **_looking(references),
             **_recovering(references),
@@ -132,7 +134,9 @@ def _beginning(references: DrillReferences) -> dict[str, State]:
     }
 
 
-def _sweeping() -> dict[str, State]:
+def _sweeping(references: DrillReferences) -> dict[str, State]:
+    # RDS asks for a permission on the source as well, so the role alone does not keep a member's name from being made
+    named = f"$contains($order.identifier, '{references.prefix}-')"
     orphan = "$order.orphans[$sweeps % $count($order.orphans)]"
     return {
         "Swept": choice(
@@ -145,8 +149,8 @@ def _sweeping() -> dict[str, State]:
             when("$count($order.orphans) > 0", "DeleteOrphan"),
             when("$outcome = 'refused'", "Record"),
             when("$outcome != ''", "Close"),
-            when("$kind = 'replica'", "CreateReplica", marks=_mark("asked")),
-            when("$kind = 'restore'", "Restore", marks=_mark("asked")),
+            when(f"$kind = 'replica' and {named}", "CreateReplica", marks=_mark("asked")),
+            when(f"$kind = 'restore' and {named}", "Restore", marks=_mark("asked")),
             otherwise="Close",
         ),
         "DeleteOrphan": task(
@@ -157,7 +161,7 @@ def _sweeping() -> dict[str, State]:
                 "DeleteAutomatedBackups": True,
             },
             timeout=30,
-            assign={"timeline": note(f"{orphan} is deleted: a drill that was killed has left it")},
+            assign={"timeline": note(f"{orphan} & ' is deleted: a drill that was killed has left it'")},
             following="SweepPause",
             # One that is still being made is deleted when it is there
             catch=[caught("SweepPause", timeline=_trouble("deleteDBInstance"))],
@@ -281,8 +285,8 @@ def _recovering(references: DrillReferences) -> dict[str, State]:
                 "$measured.behind = false",
                 "Promote",
                 step="promotion",
-                rounds=0,
-                # Of the first request, should it have to be repeated
+                # Both of the first request, should it have to be repeated
+                rounds="{% $exists($marks.promote) ? $rounds : 0 %}",
                 marks="{% $exists($marks.promote) ? $marks : $merge([$marks, {'copied': $millis(), 'promote': "
                 "$millis()}]) %}",
                 timeline=note("'the copy is ' & $string($measured.lag_seconds) & ' s behind'"),

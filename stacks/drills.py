@@ -137,6 +137,7 @@ class Drills(CitizensStack):
                     topic_arn=self._security.alert_topic_arn,
                     table_name=self._storage.table_name,
                     suffix=self.settings.environment_suffix,
+                    prefix=self.names.drill_copies,
                     replica=self._copy(network),
                     restored={**self._copy(network), "DbSubnetGroupName": self.names.plain},
                 )

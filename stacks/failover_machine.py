@@ -594,6 +594,9 @@ def overrunning(references: MachineReferences) -> dict[str, State]:
                 {"Condition": _passed("giveUpBy"), "Assign": given_up, "Next": "Record"},
                 {"Condition": f"{{% $tries >= {OVERRUN_TRIES} %}}", "Assign": given_up, "Next": "Record"},
                 {"Condition": "", "Assign": {"atRisk": True}, "Next": "RtoAtRisk"},
+                # A call that was throttled once, or hung, is answered the next time: only a second failure in a row is
+                # worth a pause
+                {"Condition": "{% $tries = 1 %}", "Next": "Resume"},
             ],
             "Default": "OverrunPause",
         },

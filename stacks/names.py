@@ -30,6 +30,7 @@ FUNCTIONS = (
     "switchover",
     "posture",
     "drill",
+    "evidence",
 )
 # Those that are not deployed when the transaction log is turned off.
 LOG_FUNCTIONS = ("open-log", "roll-forward", "rewind", "archive")
@@ -74,6 +75,10 @@ class Names:
     def recovery_table(self) -> str:
         """The DynamoDB table of roles, observations, lease and incidents."""
         return self.of("recovery")
+
+    def evidence_bucket(self, account: str) -> str:
+        """The bucket of exported evidence; names of buckets are the world's, so it carries the account."""
+        return f"{APPLICATION}-evidence-{account}-{self.suffix}"
 
     @property
     def state_machine(self) -> str:

@@ -37,7 +37,7 @@ ENDPOINT_ACTIONS: Mapping[str, Sequence[str]] = {
     "states": ("states:DescribeExecution", "states:StartExecution"),
     "monitoring": ("cloudwatch:PutMetricData",),
 }
-TABLE_ACTIONS = ("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem")
+TABLE_ACTIONS = ("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Scan", "dynamodb:UpdateItem")
 
 
 @dataclass(frozen=True)
@@ -217,8 +217,8 @@ class Network(CitizensStack):
             self._connect(f"FunctionsToMember{number}", functions, member, DATABASE_PORT, "PostgreSQL")
         self._connect("FunctionsToEndpoints", functions, endpoints, HTTPS, "AWS services")
         self._connect("FunctionsToMounts", functions, mounts, NFS, "transaction log")
-        # The gateway endpoint's addresses are the region's prefix list, whose id differs by region and is in no
-        # template. The route tables are the limit: they lead to that prefix list and nowhere else.
+        # The gateway endpoints' addresses are the region's prefix lists, whose ids differ by region and are in no
+        # template. The route tables are the limit: they lead to those prefix lists and nowhere else.
         ec2.CfnSecurityGroupEgress(
             self,
             "FunctionsToTable",
@@ -227,7 +227,7 @@ class Network(CitizensStack):
             from_port=HTTPS,
             to_port=HTTPS,
             cidr_ip="0.0.0.0/0",
-            description="recovery table, by the only route there is",
+            description="recovery table and evidence, by the only routes there are",
         )
 
     def _member_ingress(self, functions: ec2.CfnSecurityGroup) -> tuple[Ingress, ...]:
@@ -297,6 +297,16 @@ class Network(CitizensStack):
             service_name=f"com.amazonaws.{self.region}.dynamodb",
             route_table_ids=[table.ref for table in tables],
             policy_document=self._only_this_account(TABLE_ACTIONS, self.recovery_table_arn),
+        )
+        evidence = f"arn:{self.partition}:s3:::{self.names.evidence_bucket(self.account)}/*"
+        ec2.CfnVPCEndpoint(
+            self,
+            "S3Endpoint",
+            vpc_id=self._vpc.ref,
+            vpc_endpoint_type="Gateway",
+            service_name=f"com.amazonaws.{self.region}.s3",
+            route_table_ids=[table.ref for table in tables],
+            policy_document=self._only_this_account(("s3:PutObject",), evidence),
         )
 
     def _only_this_account(self, actions: Sequence[str], resource: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from aws_cdk import Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -12,14 +11,13 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from recovery import promise
-from stacks import schedule
+from stacks import dashboard, schedule
 from stacks.alarms import Alarm, Composite, Filter, Watched, alarms, composites, filters
 from stacks.database import DatabaseProps
 from stacks.drills import DrillsProps
 from stacks.failover import FailoverProps
 from stacks.failover_machine import definition
 from stacks.function import FunctionSpec, function, put_metrics, use_table
-from stacks.names import METRICS_NAMESPACE, deployed_functions
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
 from stacks.operations import OperationsProps
@@ -69,8 +67,8 @@ class Observability(CitizensStack):
         for composite in composites(watched):
             self._composite(composite, made)
         self._posture(security, database, failover)
-        dashboard = self._dashboard(database, failover)
-        self.props = ObservabilityProps(dashboard_name=dashboard.ref, flow_log_group_name=flow_logs)
+        shown = self._dashboard(watched)
+        self.props = ObservabilityProps(dashboard_name=shown.ref, flow_log_group_name=flow_logs)
 
     def _flow_logs(self, network: NetworkProps, security: SecurityProps) -> str:
         group = self.log_group("FlowLogs", self.names.flow_log_group, security.log_key_arn)
@@ -196,85 +194,10 @@ class Observability(CitizensStack):
             ok_actions=[self._topic_arn],
         )
 
-    def _dashboard(self, database: DatabaseProps, failover: FailoverProps) -> cloudwatch.CfnDashboard:
-        members = database.members.identifiers
-        widgets = [
-            self._graph("Primary reachable", self._by_witness("PrimaryReachable"), 0, 0, "Minimum"),
-            self._graph("Standby reachable", self._by_witness("StandbyReachable"), 8, 0, "Minimum"),
-            self._graph("Standby lag (s)", self._by_witness("StandbyLagSeconds"), 16, 0, "Maximum"),
-            self._graph(
-                "Transaction log lag (s)",
-                [[METRICS_NAMESPACE, "LogLagSeconds", "Suffix", self.settings.environment_suffix]],
-                0,
-                6,
-                "Maximum",
-            ),
-            self._graph(
-                "Failover machine",
-                [
-                    ["AWS/States", f"Executions{what}", "StateMachineArn", failover.state_machine_arn]
-                    for what in ("Started", "Succeeded", "Failed", "TimedOut")
-                ],
-                8,
-                6,
-                "Sum",
-            ),
-            self._graph(
-                "Function errors",
-                [
-                    ["AWS/Lambda", "Errors", "FunctionName", self.names.of(name)]
-                    for name in deployed_functions(self.settings.transaction_log)
-                ],
-                16,
-                6,
-                "Sum",
-            ),
-            *(
-                self._graph(
-                    title,
-                    [["AWS/RDS", metric, "DBInstanceIdentifier", member] for member in members],
-                    8 * (position % 3),
-                    12 + 6 * (position // 3),
-                    "Maximum",
-                )
-                for position, (title, metric) in enumerate(
-                    (
-                        ("Processor (%)", "CPUUtilization"),
-                        ("Connections", "DatabaseConnections"),
-                        ("Free storage (bytes)", "FreeStorageSpace"),
-                        ("Oldest replication slot (bytes)", "OldestReplicationSlotLag"),
-                        ("Transaction logs on disk (bytes)", "TransactionLogsDiskUsage"),
-                        ("Replica lag as RDS sees it (s)", "ReplicaLag"),
-                    )
-                )
-            ),
-        ]
+    def _dashboard(self, watched: Watched) -> cloudwatch.CfnDashboard:
         return cloudwatch.CfnDashboard(
             self,
             "Dashboard",
             dashboard_name=self.names.plain,
-            dashboard_body=Stack.of(self).to_json_string({"widgets": widgets}),
+            dashboard_body=Stack.of(self).to_json_string(dashboard.body(watched, self.region, self.account)),
         )
-
-    def _by_witness(self, metric: str) -> list[list[str]]:
-        return [
-            [METRICS_NAMESPACE, metric, "Suffix", self.settings.environment_suffix, "Witness", witness]
-            for witness in ("a", "c")
-        ]
-
-    def _graph(self, title: str, metrics: list[list[str]], x: int, y: int, statistic: str) -> dict[str, Any]:
-        return {
-            "type": "metric",
-            "x": x,
-            "y": y,
-            "width": 8,
-            "height": 6,
-            "properties": {
-                "title": title,
-                "region": self.region,
-                "stat": statistic,
-                "period": 60,
-                "view": "timeSeries",
-                "metrics": metrics,
-            },
-        }

@@ -62,9 +62,9 @@ def _shared(references: MachineReferences, own: Mapping[str, State]) -> dict[str
     }
     resume = found["Resume"]
     found["Resume"] = {**resume, "Choices": [each for each in resume["Choices"] if each["Next"] in found]}
-    given_up, tried, at_risk = found["Overrun"]["Choices"]
+    given_up, tried, at_risk, at_once = found["Overrun"]["Choices"]
     at_risk = {**at_risk, "Condition": "{% $atRisk = false and $millis() > $recoverBy %}"}
-    found["Overrun"] = {**found["Overrun"], "Choices": [given_up, tried, at_risk]}
+    found["Overrun"] = {**found["Overrun"], "Choices": [given_up, tried, at_risk, at_once]}
     return found
 
 

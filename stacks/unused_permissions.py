@@ -52,7 +52,7 @@ UNUSED: Sequence[Unused] = (
         )
         for function in (
             *("arbiter", "probe", "open-log", "roll-forward", "rewind", "cutover", "verify"),
-            *("reprotect", "switchover"),
+            *("reprotect", "switchover", "drill"),
         )
     ),
     Unused(
@@ -72,7 +72,12 @@ UNUSED: Sequence[Unused] = (
     ),
     *(
         entry
-        for machine in ("citizens-failover", "citizens-reprotect-machine", "citizens-switchover-machine")
+        for machine in (
+            "citizens-failover",
+            "citizens-reprotect-machine",
+            "citizens-switchover-machine",
+            "citizens-drill-machine",
+        )
         for entry in (
             Unused(
                 machine,
@@ -106,6 +111,13 @@ UNUSED: Sequence[Unused] = (
         ("iam:PassRole", "kms:CreateGrant", "kms:DescribeKey", "rds:AddTagsToResource", "rds:CreateDBSnapshot"),
         "RDS asks for them when a replica with a monitoring role, a key and tags is made, and when a final snapshot is "
         "taken; the local cloud asks for the request's own action alone",
+        "Service authorization reference, Amazon RDS, dependent actions of both requests",
+    ),
+    Unused(
+        "citizens-drill-machine",
+        ("kms:CreateGrant", "kms:DescribeKey", "rds:AddTagsToResource"),
+        "RDS asks for them when a copy with tags is made of an encrypted instance; the local cloud asks for the "
+        "request's own action alone",
         "Service authorization reference, Amazon RDS, dependent actions of both requests",
     ),
     Unused(

@@ -110,7 +110,7 @@ class Browser:
         self._events.clear()
         self._ask("Page.navigate", url=page.as_uri())
         self._await("Page.loadEventFired")
-        found = Look(content_width=int(self._value("document.documentElement.scrollWidth")))
+        found = Look(content_width=int(str(self._value("document.documentElement.scrollWidth"))))
         found.text = str(self._value("document.body.innerText"))
         picture = self._ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         found.screenshot = base64.b64decode(picture["data"])
@@ -196,7 +196,7 @@ def opened(folder: Path) -> Iterator[Browser]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(3, 4),
-        preexec_fn=connect,  # noqa: PLW1509 - nothing but two system calls
+        preexec_fn=connect,
         start_new_session=True,
     )
     for each in (ours[0], theirs[1], reads, writes):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -36,7 +38,57 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="a file for what every role asked for in the integration tests' local cloud",
     )
+    parser.addoption(
+        "--fast", action="store_true", help="only tests of pure rules: no PostgreSQL, no synthesis, no emulator"
+    )
     parser.addoption("--soak", action="store_true", help="faults by the hundred and data by the gigabyte")
+
+
+# What the inner loop leaves out: folders whose tests synthesise or emulate, and files that ask for such a fixture.
+SLOW_FOLDERS = ("stacks", "local_cloud", "integration")
+SLOW_FIXTURES = frozenset(
+    {
+        *("aws", "cloud", "deployed", "dynamodb", "members", "new_pair", "pair", "protected", "rehearsal"),
+        *("secrets_manager", "system", "table"),
+    }
+)
+
+
+FAST_EXAMPLES = 20
+"""Of each property: the whole run tries more."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The inner loop tries fewer examples."""
+    if config.getoption("--fast"):
+        hypothesis.settings.register_profile("fast", max_examples=FAST_EXAMPLES)
+        hypothesis.settings.load_profile("fast")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --fast a file that starts something is not even imported."""
+    if not config.getoption("--fast"):
+        return None
+    if collection_path.is_dir():
+        return True if collection_path.name in SLOW_FOLDERS else None
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    return True if starts_something(collection_path.read_text(encoding="utf-8")) else None
+
+
+def starts_something(source: str) -> bool:
+    """Whether a test file asks for a fixture that starts something, or imports the emulator or what synthesises."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.FunctionDef(args=ast.arguments(args=given)):
+                if SLOW_FIXTURES & {each.arg for each in given}:
+                    return True
+            case ast.ImportFrom(module=str(name)) | ast.Import(names=[ast.alias(name=name)]):
+                if name == "stacks.disaster_recovery" or name.split(".")[0] in ("aws_cdk", "local_cloud", "moto"):
+                    return True
+            case _:
+                pass
+    return False
 
 
 class Groups(LoadScopeScheduling):  # type: ignore[misc]

@@ -15,7 +15,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,17 @@ from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
 from deployment.problem import Problem
 from drills.report import REPORTS
+from drills.soak.checker import Finding
 from drills.soak.course import SWIFT, Course, Lived, lived_through
 from drills.soak.schedule import drawn
 from drills.soak.steps import combinations, judged
+from drills.virtual.schedules import VirtualSeed
+from drills.virtual.world import Machines
+from stacks.names import Names
 
 RESULTS = REPORTS / "soak.json"
 STEPS = REPORTS / "faults.json"
+VIRTUAL = REPORTS / "soak-virtual.json"
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -40,6 +47,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--seeds", type=int, default=300, help="how many seeds")
     parser.add_argument("--first", type=int, default=1, help="the first of them; with --seeds 1 one seed again")
     parser.add_argument("--show", action="store_true", help="only print the schedules")
+    parser.add_argument("--virtual", action="store_true", help="live through the seeds in virtual time")
     parser.add_argument("--steps", nargs="?", const="", help="instead: each call of each state (or of this one) fails")
     chosen = parser.parse_args(arguments)
     if chosen.seeds < 1:
@@ -51,6 +59,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         return 0
     for each in ENDING_SIGNALS:
         signal.signal(each, _interrupt)
+    if chosen.virtual:
+        return in_virtual_time(environment, seeds)
     told = Told(RESULTS if chosen.steps is None else STEPS)
     try:
         with deployed(environment) as course:
@@ -69,6 +79,42 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     wanted = len(seeds) if chosen.steps is None else len(told.found)
     print(f"{len(told.found)} of {wanted}, {len(told.broken)} with violations; {told.path.relative_to(ROOT)}")
     return 1 if told.broken or not told.found or len(told.found) < wanted else 0
+
+
+def in_virtual_time(environment: Mapping[str, str], seeds: range) -> int:
+    """The seeds over the synthesised machines, in as many processes as there are cores. Exit codes as of `main`."""
+    suffix = f"soak-{secrets.token_hex(2)}"
+    cdk = Cdk(suffix, environment, REPORTS / "logs" / f"{suffix}.log")
+    broken, changes, done = [], 0, 0
+    try:
+        cdk.synth()
+        machines = Machines.synthesised(cdk.assembly, Names(suffix))
+        with ProcessPoolExecutor() as pool:
+            for seed, finding, notes in pool.map(partial(one_seed, machines), seeds):
+                done, changes = done + 1, changes + len(finding.changes)
+                if finding.violations:
+                    broken.append(seed)
+                    print("\n    ".join((f"seed {seed:4}  violated", *finding.violations, *notes)), flush=True)
+                    print(f"    again: make soak WORLD=virtual SEEDS=1 FROM={seed}", flush=True)
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"Interrupted after {done} seeds.", file=sys.stderr)
+        return 130
+    finally:
+        cdk.discard()
+    print(f"{done} seeds in virtual time, {changes} changes of roles, {len(broken)} with violations")
+    report = {"seeds": done, "first": seeds.start, "changes_of_roles": changes, "violated": broken}
+    VIRTUAL.parent.mkdir(parents=True, exist_ok=True)
+    VIRTUAL.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 1 if broken else 0
+
+
+def one_seed(machines: Machines, seed: int) -> tuple[int, Finding, list[str]]:
+    """A seed in a virtual world of its own: what it violates, and what became of its acts."""
+    lived = VirtualSeed(machines, drawn(seed))
+    return seed, lived.live(), lived.notes
 
 
 @contextlib.contextmanager

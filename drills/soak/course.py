@@ -77,8 +77,8 @@ class Course:
     """Seed after seed in one environment, which each of them must leave whole."""
 
     def __init__(self, account: Account, outputs: Mapping[str, str]) -> None:
-        self._account = account
-        self._outputs = outputs
+        self.account = account
+        self.outputs = outputs
         self._application = Application(account, outputs)
         self._control = account.environment["LOCAL_CLOUD_URL"]
         self._table = RecoveryTable(account.client("dynamodb"), outputs["RecoveryTableName"])
@@ -91,9 +91,9 @@ class Course:
     @property
     def failover_machine(self) -> Mapping[str, Any]:
         """The definition that is deployed."""
-        arn = self._outputs["FailoverStateMachineArn"]
+        arn = self.outputs["FailoverStateMachineArn"]
         found: Mapping[str, Any] = json.loads(
-            self._account.client("stepfunctions").describe_state_machine(stateMachineArn=arn)["definition"]
+            self.account.client("stepfunctions").describe_state_machine(stateMachineArn=arn)["definition"]
         )
         return found
 
@@ -188,7 +188,7 @@ class Course:
             case "replay":
                 self._post(f"rds/{victim}/replay", {"paused": True})
             case "zone":
-                self._post(f"zones/{self._outputs['Region']}{act.whom}/lose")
+                self._post(f"zones/{self.outputs['Region']}{act.whom}/lose")
             case "network":
                 self._post(f"rds/{victim}/endpoint", dict(act.how))
             case "process":
@@ -197,7 +197,7 @@ class Course:
                 role = "failover" if act.whom == "failover-machine" else act.whom
                 self._post("api-faults", {**act.how, "role": f"citizens-{role}-{self._suffix}"})
             case "reboot":
-                self._account.client("rds").reboot_db_instance(DBInstanceIdentifier=victim, ForceFailover=True)
+                self.account.client("rds").reboot_db_instance(DBInstanceIdentifier=victim, ForceFailover=True)
             case "trigger":
                 return self._trigger(act.whom)
             case "switchover":
@@ -205,7 +205,7 @@ class Course:
             case "reprotect":
                 return self._ordered(self._operations.reprotect)
             case "rotate":
-                self._account.client("secretsmanager").rotate_secret(SecretId=self._outputs["SecretArn"])
+                self.account.client("secretsmanager").rotate_secret(SecretId=self.outputs["SecretArn"])
             case "pause":
                 pause.begin(self._table, "soak", act.lasts + SETTLE_SECONDS, "soak", time.time())
             case "override":
@@ -222,7 +222,7 @@ class Course:
             case "replay":
                 self._post(f"rds/{victim}/replay", {"paused": False})
             case "zone":
-                self._post(f"zones/{self._outputs['Region']}{act.whom}/restore")
+                self._post(f"zones/{self.outputs['Region']}{act.whom}/restore")
             case "network":
                 self._post(f"rds/{victim}/endpoint", {"fault": "none"})
             case "pause":
@@ -248,15 +248,16 @@ class Course:
     def _trigger(self, how: str) -> str:
         if how.startswith("witness"):
             name = f"citizens-{how}-{self._suffix}"
-            self._account.client("lambda").invoke(FunctionName=name, InvocationType="Event")
+            self.account.client("lambda").invoke(FunctionName=name, InvocationType="Event")
             return ""
-        lease, epoch = incident.read_lease(self._table), roles.known(self._table).epoch
+        lease = incident.read_lease(self._table) if how == "repeat" else None
         if how == "repeat" and lease is None:
             return "nothing to repeat"
-        name = lease.incident if lease is not None and how == "repeat" else incident.new_incident(time.time())
+        name = lease.incident if lease is not None else incident.new_incident(time.time())
+        epoch = lease.epoch if lease is not None else roles.known(self._table).epoch
         given = {"incident": name, "epoch": epoch, "witness": "a", "started_at": iso(time.time())}
-        self._account.client("stepfunctions").start_execution(
-            stateMachineArn=self._outputs["FailoverStateMachineArn"], name=f"{epoch}-{name}", input=json.dumps(given)
+        self.account.client("stepfunctions").start_execution(
+            stateMachineArn=self.outputs["FailoverStateMachineArn"], name=f"{epoch}-{name}", input=json.dumps(given)
         )
         return name
 
@@ -268,15 +269,14 @@ class Course:
     def _heal(self) -> None:
         """End every fault that can be ended, and every order that lasts; faults of calls end by their numbers."""
         for letter in "ac":
-            self._post(f"zones/{self._outputs['Region']}{letter}/restore")
+            self._post(f"zones/{self.outputs['Region']}{letter}/restore")
         for member in self._members:
             for path, body in (("endpoint", {"fault": "none"}), ("thaw", {}), ("replay", {"paused": False})):
                 with contextlib.suppress(urllib.error.HTTPError):
                     self._post(f"rds/{member}/{path}", body)
         with contextlib.suppress(Problem):
             self._operations.resume()
-        if override.active(self._table, time.time()) is not None:
-            self._table.put(override.OVERRIDE, {"accepts": [], "until": time.time()})
+        override.withdraw(self._table, time.time())
 
     def _call_off(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = post(f"{self._control}/api-faults", method="GET")["faults"]
@@ -309,7 +309,7 @@ class Course:
 
     def _described(self, member: str) -> Mapping[str, Any]:
         try:
-            found: Mapping[str, Any] = self._account.client("rds").describe_db_instances(DBInstanceIdentifier=member)[
+            found: Mapping[str, Any] = self.account.client("rds").describe_db_instances(DBInstanceIdentifier=member)[
                 "DBInstances"
             ][0]
         except ClientError:
@@ -385,9 +385,9 @@ class Course:
 
     def _executions(self, since: float) -> list[dict[str, Any]]:
         """The machines' executions that were started since then."""
-        client, found = self._account.client("stepfunctions"), []
+        client, found = self.account.client("stepfunctions"), []
         for kind in ("Failover", "Reprotect", "Switchover"):
-            arn = self._outputs[f"{kind}StateMachineArn"]
+            arn = self.outputs[f"{kind}StateMachineArn"]
             for each in client.list_executions(stateMachineArn=arn, maxResults=50)["executions"]:
                 if each["startDate"].timestamp() >= since:
                     described = client.describe_execution(executionArn=each["executionArn"]) if since else each

@@ -92,7 +92,8 @@ def combinations(definition: Mapping[str, Any]) -> Iterator[Combination]:
 def everything(definition: Mapping[str, Any], kind: str) -> Combination:
     """A failover in which the first call of every state goes wrong."""
     found = calls(definition)
-    acts = [_struck(call, {"kind": kind, "times": 1}) for call in found.values() if call.state not in AFTER]
+    lost = [call for call in found.values() if call.state not in (*AFTER, *OF_A_LIVING_PRIMARY)]
+    acts = [_struck(call, {"kind": kind, "times": 1}) for call in lost]
     return Combination(f"{kind} of every state's call", _schedule(*acts, _lost()))
 
 

@@ -13,6 +13,7 @@ import json
 import random
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 from botocore.exceptions import ClientError
@@ -20,13 +21,14 @@ from botocore.exceptions import ClientError
 from drills.virtual.kept import Kept
 from drills.virtual.machine import Answer, Machine, Request, Run, TaskFailed
 from drills.virtual.pair import APPLICATIONS, FAILOVER, FAILURE, FUNCTIONS, SIDES, Member, Pair
-from recovery import incident, observation, operation, override, pause, reprotection, roles, switchover
+from recovery import incident, observation, operation, override, pause, promise, reprotection, roles, switchover
 from recovery.arbiter import Situation, decide
 from recovery.clock import iso, seconds
 from recovery.objectives import Detection, Objectives
 from recovery.observation import Observation, PrimaryView, StandbyView
 from recovery.suspicion import Suspicion
 from recovery.table import from_attribute
+from stacks.names import Names
 
 BEGIN = 1_800_000_000.0
 FAILOVER_ARN, SWITCHOVER_ARN, REPROTECT_ARN = (
@@ -60,6 +62,13 @@ class Machines:
     failover: Mapping[str, Any]
     switchover: Mapping[str, Any]
     reprotect: Mapping[str, Any]
+
+    @classmethod
+    def synthesised(cls, assembly: Path, names: Names) -> Machines:
+        """Those of an environment's templates."""
+        templates = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(assembly.glob("*.template.json"))]
+        machines = (names.state_machine, names.switchover_machine, names.reprotect_machine)
+        return cls(*(promise.from_templates(templates, name) for name in machines))
 
 
 @dataclass
@@ -239,8 +248,9 @@ class World:
 
     def trigger(self, *, again: bool) -> None:
         """A start of the failover machine that nobody suspected anything for, or one that there was already."""
-        lease, epoch = incident.read_lease(self.table), roles.known(self.table).epoch
-        name = lease.incident if lease is not None and again else self._incident()
+        lease = incident.read_lease(self.table) if again else None
+        name = lease.incident if lease is not None else self._incident()
+        epoch = lease.epoch if lease is not None else roles.known(self.table).epoch
         given = {"incident": name, "epoch": epoch, "witness": "a", "started_at": iso(self.now)}
         try:
             self.start(FAILOVER_ARN, f"{epoch}-{name}", given)
@@ -525,7 +535,7 @@ class World:
     def _decided(self, given: Mapping[str, Any]) -> dict[str, Any]:
         known, lease = roles.known(self.table), incident.read_lease(self.table)
         holder = lease.incident if lease is not None else ""
-        accepted = override.parse(given["override"]) or override.active(self.table, self.now)
+        accepted = override.parse(given["override"]) or override.active(self.table, self.now, int(given["epoch"]))
         situation = Situation(
             now=self.now,
             epoch=int(given["epoch"]),

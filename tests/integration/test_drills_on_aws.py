@@ -125,7 +125,7 @@ def test_the_newest_backup_is_restored_rolled_forward_and_deleted_again(
 
         assert eventually(latest, 60, "something to restore")
         place = ("--local", "--state", str(cloud.state), "--suffix", suffix)
-        told = run("deployment", "exercise", *place, "--kind", "restore", "--yes", suffix)
+        told = run("drctl", "exercise", "restore", *place, "--yes", suffix)
     finally:
         post(f"{deployed.control}/delays", {"log_upload_seconds": 300}, "PUT")
     assert told.returncode == 0, told.stderr

@@ -33,7 +33,7 @@ def restored(deployed: Deployed) -> Iterator[str]:
 
 def command(cloud: Cloud, deployed: Deployed, *arguments: str) -> tuple[int, str, str]:
     suffix = deployed.outputs["EnvironmentSuffix"]
-    done = run("deployment", *arguments, "--local", "--state", str(cloud.state), "--suffix", suffix)
+    done = run("drctl", *arguments, "--local", "--state", str(cloud.state), "--suffix", suffix)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -55,7 +55,7 @@ def test_a_dropped_table_is_found_in_the_log_and_restored_by_two_commands(
         connection.execute(f"DROP TABLE {TABLE}")
 
     def harm() -> Any:
-        code, out, err = command(cloud, deployed, "log", "--json", "--since", iso(began))
+        code, out, err = command(cloud, deployed, "log", "list", "--json", "--since", iso(began))
         assert (code, err) == (0, "")
         return next((each for each in json.loads(out)["transactions"] if f"DROP TABLE {TABLE}" in each["ddl"]), None)
 

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from deployment import remains
 from deployment.account import Account
 from deployment.destruction import Destruction
+from deployment.evidence import EvidenceRoom
 from deployment.exercises import Exercises
 from deployment.operations import Operations, Started
 from deployment.problem import Problem
@@ -27,8 +28,9 @@ from drills.cycles import INSTANT, Cycles
 from drills.ledger import Ledger
 from drills.rotation_load import rotate_under_load
 from drills.scenarios import post
-from recovery import history, incident
+from recovery import evidence, evidence_store, history, incident, override, roles
 from recovery.table import RecoveryTable
+from stacks.names import Names
 from stacks.settings import REGION
 from tests.integration.conftest import Deployed, eventually
 from tests.integration.test_drills_on_aws import copies
@@ -378,7 +380,7 @@ def test_the_drill_that_ran_when_the_primary_was_lost_has_given_way_and_cleaned_
     def gone() -> bool:
         states = deployed.account.client("stepfunctions")
         (started,) = drilling
-        return states.describe_execution(executionArn=started.execution_arn)["status"] != "RUNNING"
+        return bool(states.describe_execution(executionArn=started.execution_arn)["status"] != "RUNNING")
 
     eventually(gone, 60, "the end of the drill")
     (done,) = [
@@ -475,8 +477,72 @@ def test_a_planned_switchover_and_what_comes_after_lose_nothing(deployed: Deploy
         assert first.execute("SELECT pg_is_in_recovery()").fetchone() == (False,)
 
 
+@pytest.mark.breaks_the_machine
+def test_a_failover_that_was_refused_for_the_lag_happens_under_an_operators_override(deployed: Deployed) -> None:
+    suffix, functions = deployed.outputs["EnvironmentSuffix"], deployed.account.client("lambda")
+    operator, known = Operations(deployed.account, suffix, print), roles.known(recovery_table(deployed))
+    arbiter = Names(suffix).of("arbiter")
+    usual = functions.get_function_configuration(FunctionName=arbiter)["Environment"]["Variables"]
+    with deployed.application.connect_reader() as standby:
+        eventually(lambda: standby.execute("SELECT pg_is_in_recovery()").fetchone() == (True,), 20, "the standby")
+    # An RPO that a test can wait for: no setting goes so low
+    functions.update_function_configuration(
+        FunctionName=arbiter, Environment={"Variables": usual | {"RPO_SECONDS": "3"}}
+    )
+    try:
+        post(f"{deployed.control}/rds/{known.standby}/replay", {"paused": True})
+        time.sleep(5)
+        post(f"{deployed.control}/rds/{known.primary}/lose")
+        refused = eventually(lambda: [e for e in operator.history() if e.epoch == known.epoch], 60, "the refusal")[0]
+        assert (refused.kind, refused.outcome) == ("failover", "refused")
+        assert "beyond the RPO of 3 s" in refused.reason
+
+        order = (frozenset({"lag"}), "the agency would rather have service than the last seconds", 600.0)
+        preview = operator.preview_of_override(*order)
+        assert f"transactions which {known.standby} lacks are lost" in preview
+        assert " s behind" in preview
+        assert operator.override(*order).epoch == known.epoch
+        eventually(lambda: roles.known(recovery_table(deployed)).epoch > known.epoch, 90, "a failover after all")
+        write(deployed.application)
+        promoted = eventually(
+            lambda: [e for e in operator.history() if e.outcome == "promoted" and e.epoch == known.epoch],
+            30,
+            "its record",
+        )[0]
+        assert "accepts (the agency would rather" in promoted.reason
+        assert override.active(recovery_table(deployed), time.time(), known.epoch + 1) is None, "it is used up"
+        assert operator.withdraw_override()
+        assert not operator.withdraw_override()
+    finally:
+        functions.update_function_configuration(FunctionName=arbiter, Environment={"Variables": usual})
+    operator.await_protection(known.epoch + 1, 120)
+
+
 def recovery_table(deployed: Deployed) -> RecoveryTable:
     return RecoveryTable(deployed.account.client("dynamodb"), deployed.outputs["RecoveryTableName"])
+
+
+@pytest.mark.breaks_the_machine
+def test_all_that_happened_is_sealed_and_exported_by_itself_and_any_change_is_found(deployed: Deployed) -> None:
+    room, table = EvidenceRoom(deployed.account, deployed.outputs["EnvironmentSuffix"]), recovery_table(deployed)
+    happened = {identity for identity, record in evidence.sources(table).items() if evidence.has_ended(record)}
+    assert len(happened) >= 4, "failovers, switchover and reprotects of the tests before"
+    eventually(lambda: room.verify().verdict == evidence.OK, 60, "everything sealed and exported")
+    entries = room.entries()
+    assert happened <= {entry.subject for entry in entries.values()}
+    s3, bucket = deployed.account.client("s3"), deployed.outputs["EvidenceBucketName"]
+    exported = s3.get_object(Bucket=bucket, Key=evidence_store.key(entries[1], "json"))
+    whole = exported["Body"].read()
+    assert evidence.parse(whole.decode()) == entries[1]
+    s3.put_object(Bucket=bucket, Key=evidence_store.key(entries[1], "json"), Body=whole.replace(b"0", b"1"))
+    assert room.verify().exit_code == 2
+    s3.put_object(Bucket=bucket, Key=evidence_store.key(entries[1], "json"), Body=whole)
+    record = table.get(entries[1].subject)
+    assert record is not None
+    table.put(entries[1].subject, {**record, "reason": "nothing"})
+    assert {finding.kind for finding in room.verify().findings} == {"ALTERED"}
+    table.put(entries[1].subject, record)
+    assert room.verify().verdict == evidence.OK
 
 
 @pytest.mark.breaks_the_machine

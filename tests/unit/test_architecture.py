@@ -14,6 +14,7 @@ PACKAGES = (
     "functions",
     "local_cloud",
     "deployment",
+    "drctl",
     "drills",
     "privilege",
     "assessment",
@@ -26,6 +27,7 @@ MAY_IMPORT = {
     "stacks": {"recovery.objectives", "recovery.promise", "recovery.worst_case"},
     "local_cloud": set(),
     "deployment": {"recovery", "stacks.settings", "stacks.names", "stacks.promised"},
+    "drctl": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "drills": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
     "assessment": {

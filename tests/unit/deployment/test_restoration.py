@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployment.__main__ import main
 from deployment.restoration import Backup, best, moment_before
+from drctl.__main__ import main
 
 TIMES = st.integers(0, 10_000).map(lambda milliseconds: milliseconds / 10)
 
@@ -35,7 +35,7 @@ def test_the_backup_that_gets_closest_without_passing_it_is_taken(windows: list[
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "Say where to stop: --before-transaction EPOCH:X/Y, as `log` shows it, or --to-time."),
+        ([], "Say where to stop: --before-transaction EPOCH:X/Y, as `log list` shows it, or --to-time."),
         (["--before-transaction", "1:0/1", "--to-time", "2026-11-22T10:00:00"], "Say where to stop"),
         (["--to-time", "yesterday"], "'yesterday' is not a time; write it in UTC, as 2026-11-22T10:20:30."),
     ],
@@ -47,5 +47,5 @@ def test_bad_input_is_one_sentence_before_anything_is_asked(
     said = capsys.readouterr()
     assert said.err.startswith(sentence)
     assert (said.out, len(said.err.splitlines())) == ("", 1)
-    assert main(["log", "--suffix", "x", "--since", "soon"], {}) == 1
+    assert main(["log", "list", "--suffix", "x", "--since", "soon"], {}) == 1
     assert capsys.readouterr().err == "'soon' is not a time; write it in UTC, as 2026-11-22T10:20:30.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from drills import report as report_module
+from drills.chain import Chain
 from drills.measurement import Measurement, Objectives
-from drills.report import Report, commit_of, summarise
+from drills.report import Action, Plan, Report, Setting, commit_of, course, plan_of, summarise, write
 from drills.timeline import Entry, Timeline
 
 MET = Measurement("met", "Outage 9.0 s of 900 s.", 9.0, 0.4, 0.0, 120, 0)
@@ -31,6 +33,10 @@ def made(measurement: Measurement = MET, started_at: str = "2026-01-02T03:04:05Z
         left_behind=(),
         commit="c" * 40,
         template_sha256="f" * 64,
+        description="The primary is lost.",
+        setting=Setting("someone", Plan("plan.md", "p" * 64), (Action("lower the period", "duty", "2027-02-01"),)),
+        preflight=({"check": "region", "verdict": "OK", "found": "enabled"},),
+        alarms=("primary-lost",),
     )
 
 
@@ -57,6 +63,8 @@ def test_the_record_holds_every_promised_field(reports: Path) -> None:
         "reason",
         "commit",
         "template_sha256",
+        *("id", "plan", "scope", "participants", "preflight", "before", "alarms", "deviations", "loss_account"),
+        *("corrective_actions", "restoration", "controls", "seal", "rto_basis", "rpo_basis", "rows_basis", "series"),
     }
     assert promised <= record.keys()
     assert record["timeline"] == [{"at": "1970-01-01T00:00:00.250+00:00", "source": "drill", "event": "killed"}]
@@ -66,7 +74,7 @@ def test_a_newer_report_becomes_the_latest_and_the_older_one_is_kept(reports: Pa
     made().write()
     latest = made(LOST, "2026-01-02T04:00:00Z").write()
     assert json.loads(latest.read_text(encoding="utf-8"))["verdict"] == "not measured"
-    assert len([p for p in reports.iterdir() if p.name != "latest"]) == 2
+    assert len([p for p in reports.iterdir() if p.is_dir() and p.name != "latest"]) == 2
 
 
 @pytest.mark.parametrize(("measurement", "expected"), [(MET, "9.0 s ± 0.4 s"), (LOST, "unknown of them missing")])
@@ -90,3 +98,37 @@ def test_a_timeline_is_in_order_of_time_whoever_reported_first() -> None:
     timeline.add("rds event", "first", at=1.0)
     assert [entry.event for entry in timeline.entries] == ["first", "second"]
     assert shown == ["second", "first"]
+
+
+def test_the_page_is_written_beside_the_record_and_both_are_sealed(reports: Path) -> None:
+    path = made().write()
+    page = path.with_name("report.html").read_text(encoding="utf-8")
+    for said in ("Drill primary-lost on drill-1", "p" * 64, "lower the period", "someone", "region"):
+        assert said in page
+    assert Chain(reports).verify().verdict == "OK"
+    own = reports / made().identity
+    assert {each.name for each in own.iterdir()} == {"report.json", "report.html"}
+    assert (own / "report.html").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize(("lost", "outage", "verdict"), [(0, 5.0, "met"), (1, 5.0, "missed"), (0, 901.0, "missed")])
+def test_a_course_of_many_rounds_has_a_report_too(reports: Path, lost: int, outage: float, verdict: str) -> None:
+    rounds = [
+        {"kind": "failover", "epoch": 2, "outage": outage, "unprotected": 9.0, "tail": 1, "lost": lost},
+        {"kind": "switchover", "epoch": 3, "outage": 1.0, "unprotected": 8.0, "tail": 0, "lost": 0},
+    ]
+    entries = [Entry(1_800_000_000.0, "cycles", "deployed")]
+    record = course("cycles", rounds, "2 rounds", entries, Objectives(900, 3600), Setting("someone"))
+    assert (record["verdict"], record["rto_seconds"]) == (verdict, outage)
+    page = write(record, reports).with_name("report.html").read_text(encoding="utf-8")
+    assert "<h2>Rounds</h2>" in page
+    assert "switchover" in page
+    assert Chain(reports).verify().verdict == "OK"
+
+
+def test_a_plan_is_named_and_hashed(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.md"
+    plan.write_text("step 1", encoding="utf-8")
+    assert plan_of(plan) == Plan("plan.md", hashlib.sha256(b"step 1").hexdigest())
+    with pytest.raises(OSError, match="gone"):
+        plan_of(tmp_path / "gone.md")

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from drills.ledger import Attempt
 from drills.soak import __main__ as soak
-from drills.soak.checker import Evidence, judge
+from drills.soak.checker import Evidence, Finding, judge
+from drills.soak.course import Lived
 from drills.soak.schedule import FATAL, LONGEST_SECONDS, SPAN_SECONDS, Act, Schedule, drawn
-from drills.soak.steps import ELSEWHERE, calls, combinations
+from drills.soak.steps import ELSEWHERE, calls, combinations, judged
 from drills.virtual.schedules import VirtualSeed, call_faults, lived_through
 from drills.virtual.world import FUNCTION_OF, CallFault, Machines, Pace
 from recovery.clock import iso
@@ -254,3 +255,33 @@ def test_faults_of_calls_strike_the_states_that_make_them() -> None:
     assert [(each.machine, each.state, each.times) for each in call_faults(act)] == [("failover", "Promote", 2)]
     of_a_function = call_faults(Act(0, "calls", "probe", 0, {"kind": "kill", "action": "*"}))
     assert {each.state for each in of_a_function} == {"ConfirmFence", "ProbePromoted", "WarmUpProbe"}
+
+
+def test_a_seed_says_what_became_of_its_acts() -> None:
+    seed, finding, notes = soak.one_seed(MACHINES, 2)
+    assert (seed, finding.violations) == (2, ())
+    assert len(notes) >= len(drawn(2).acts)
+
+
+def test_what_was_lived_through_is_told_with_a_way_to_repeat_it(tmp_path: Any, capsys: Any) -> None:
+    told = soak.Told(tmp_path / "reports" / "soak.json")
+    lived = Lived(drawn(7), ["0.1 s something was done"], Finding(("One thing is wrong.",), 3, ("failover",)))
+    told.seed(lived)
+    told.seed(Lived(drawn(8)))
+    told.step("1/9 Promote: kind throttle times 1", lived, ("It never happened.",))
+    told.write()
+    shown = capsys.readouterr().out
+    assert "again: make soak SEEDS=1 FROM=7" in shown
+    assert "again: make faults STATE=Promote" in shown
+    report = json.loads((tmp_path / "reports" / "soak.json").read_text())
+    assert (report["runs"], len(report["violated"]), report["changes_of_roles"]) == (3, 2, 2)
+    assert report["each"][0]["acts"] == ["0.1 s something was done"]
+
+
+def test_a_combination_that_struck_nothing_or_failed_over_twice_shows_nothing() -> None:
+    fault = {"kind": "throttle", "action": "sns:Publish", "resource": "*", "skip": 0}
+    good = Lived(drawn(1), finding=Finding((), 0, ("failover",)), struck=[{**fault, "struck": 1}])
+    assert judged(good) == ()
+    good.struck[0]["struck"] = 0
+    assert "never happened" in judged(good)[0]
+    assert "not by one failover" in judged(Lived(drawn(1)))[0]

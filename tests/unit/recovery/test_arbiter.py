@@ -179,6 +179,22 @@ def test_an_override_that_was_ordered_holds_for_its_time(table: RecoveryTable) -
     assert override.active(table, NOW + 600) is None
 
 
+def test_an_override_is_of_one_epoch_and_used_up_by_its_promotion(table: RecoveryTable) -> None:
+    override.order(table, ["lag"], "nothing else is left", "duty officer", 600, NOW, epoch=4)
+    assert override.active(table, NOW, epoch=4) is not None
+    assert override.active(table, NOW, epoch=5) is None
+    override.order(table, ["lag"], "of any epoch", "duty officer", 600, NOW)
+    assert override.active(table, NOW, epoch=5) is not None
+
+
+def test_an_override_may_be_withdrawn(table: RecoveryTable) -> None:
+    assert not override.withdraw(table, NOW)
+    override.order(table, ["lag"], "nothing else is left", "duty officer", 600, NOW, epoch=4)
+    assert override.withdraw(table, NOW + 1)
+    assert override.active(table, NOW + 1) is None
+    assert not override.withdraw(table, NOW + 1)
+
+
 @pytest.mark.parametrize(
     ("accepts", "seconds", "wrong"),
     [([], 600, "accepts nothing"), (["lag"], 0, "An override of 0 s"), (["lag"], 90000, "90000 s is refused")],

@@ -12,7 +12,8 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from recovery import incident, members, observation, rds, roles
+from drills.virtual.kept import Kept
+from recovery import history, incident, members, observation, operation, rds, roles
 from recovery.clock import iso, seconds
 from recovery.incident import Lease
 from recovery.members import Endpoint
@@ -253,3 +254,34 @@ def test_events_are_read_oldest_first_and_never_fail() -> None:
     assert not any((other.failure, other.failover_started))
     client, _ = rds_answering("describe_events", "Throttling")
     assert rds.events(client, "one") == ()
+
+
+def test_the_table_of_virtual_time_answers_as_dynamodb_does(table: RecoveryTable) -> None:
+    """Lease, roles, operation and history on both: whoever lives in virtual time meets the same races."""
+
+    def lived(kept: RecoveryTable) -> list[Any]:
+        first = incident.take_lease(kept, 1, "a", NOW, NOW - 2)
+        assert first is not None
+        outcomes: list[Any] = [
+            incident.take_lease(kept, 1, "c", NOW + 1),
+            incident.take_lease_for(kept, 1, first.incident, NOW + 2) is not None,
+            incident.take_over_lease(kept, Lease(1, "nobody", NOW, "a"), 1, "c", NOW),
+            incident.take_lease(kept, 1, "c", NOW + 2 + incident.LEASE_SECONDS) is not None,
+            kept.delete_if("lease", "incident = :it", {":it": first.incident}),
+            roles.create(kept, "one", "two", NOW),
+            roles.create(kept, "two", "one", NOW),
+            roles.advance(kept, 1, "two", "one", NOW + 9),
+            roles.advance(kept, 1, "two", "one", NOW + 10),
+            roles.set_protected(kept, 1, True),
+            roles.set_protected(kept, 2, True),
+            operation.claim(kept, "reprotect", "x", NOW),
+            operation.claim(kept, "switchover", "y", NOW + 1),
+            operation.claim(kept, "reprotect", "x", NOW + 2),
+            operation.running(kept, NOW + 3),
+        ]
+        kept.put("incident#1", {"outcome": "promoted", "epoch": 1, "timeline": "[]", "started_at": iso(NOW)})
+        return [*outcomes, history.read(kept), roles.known(kept)]
+
+    assert lived(Kept()) == lived(table)
+    with pytest.raises(ValueError, match="no form that is known"):
+        Kept().put_if("x", {}, "size(a) > :b", {":b": 1})

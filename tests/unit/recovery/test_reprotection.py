@@ -13,7 +13,15 @@ from recovery.incident import Lease
 from recovery.observation import Observation, PrimaryView, StandbyView
 from recovery.pause import Pause
 from recovery.rds import ABSENT, UNKNOWN
-from recovery.reprotection import BEYOND_SNAPSHOTS, BROKEN_REPLICA, Instance, Plan, Situation, plan
+from recovery.reprotection import (
+    BEYOND_SNAPSHOTS,
+    BROKEN_REPLICA,
+    SNAPSHOT_TRIES,
+    Instance,
+    Plan,
+    Situation,
+    plan,
+)
 from recovery.roles import Roles
 
 NOW = 1_800_000_000.0
@@ -64,6 +72,14 @@ def test_what_rds_can_take_no_snapshot_of_is_deleted_without_one(status: str) ->
 def test_a_planned_change_of_roles_leaves_nothing_to_keep() -> None:
     step = found(Instance("available"), forensics=False)
     assert (step.action, step.snapshot) == ("delete", None)
+
+
+def test_a_full_instance_is_kept_as_a_snapshot_unless_rds_refuses_again_and_again() -> None:
+    steps = [found(Instance("storage-full"), refusals=times) for times in range(SNAPSHOT_TRIES + 1)]
+    assert [step.action for step in steps] == ["delete"] * (SNAPSHOT_TRIES + 1)
+    assert [step.snapshot is None for step in steps] == [False] * SNAPSHOT_TRIES + [True]
+    patient = found(Instance("available"), refusals=SNAPSHOT_TRIES * 10)
+    assert patient.snapshot is not None, "what can be kept is kept"
 
 
 def test_deletion_protection_is_lifted_before_the_deletion() -> None:
@@ -151,6 +167,7 @@ situations = st.builds(
     automatic=st.booleans(),
     forensics=st.booleans(),
     deletions=st.integers(0, 2),
+    refusals=st.integers(0, 5),
 )
 ACTS = ("delete", "create", "modify", "lift_fence")
 
@@ -188,6 +205,7 @@ def test_a_fence_is_lifted_only_of_a_replica_of_the_primary(situation: Situation
 def test_data_that_only_the_old_primary_has_are_kept_whenever_rds_can(situation: Situation) -> None:
     step = plan(situation)
     if step.action == "delete" and situation.forensics and situation.standby.replica_of is None:
-        assert step.snapshot is not None or situation.standby.status in BEYOND_SNAPSHOTS
+        full = situation.standby.status == "storage-full" and situation.refusals >= SNAPSHOT_TRIES
+        assert step.snapshot is not None or situation.standby.status in BEYOND_SNAPSHOTS or full
     if step.action == "delete" and situation.standby.replica_of is not None:
         assert step.snapshot is None

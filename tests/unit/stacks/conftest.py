@@ -16,12 +16,13 @@ from stacks.templates import System as System
 SUFFIX = "unit"
 NESTED = (
     *("Network", "Security", "Storage", "Database", "TransactionLog", "Failover", "Operations", "Drills"),
+    "Evidence",
     "Observability",
 )
 # What holds data.
 STATEFUL = {
     *("AWS::RDS::DBInstance", "AWS::EFS::FileSystem", "AWS::DynamoDB::Table", "AWS::Backup::BackupVault"),
-    *("AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::SQS::Queue"),
+    *("AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::SQS::Queue", "AWS::S3::Bucket"),
 }
 
 

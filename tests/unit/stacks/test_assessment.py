@@ -127,6 +127,7 @@ def test_statements_follow_the_settings(protected: System) -> None:
 @given(
     rotation=st.integers(1, 30),
     log=st.booleans(),
+    drills=st.integers(0, 365),
     reprotect=st.booleans(),
     protect=st.booleans(),
     key=st.sampled_from([None, "arn:aws:kms:eu-central-2:111122223333:key/00000000-0000-0000-0000-000000000000"]),
@@ -137,6 +138,7 @@ def test_whatever_the_settings_every_statement_is_whole(protected: System, **dra
     chosen = settings(
         rotationDays=drawn["rotation"],
         transactionLog=drawn["log"],
+        drillDays=drawn["drills"],
         autoReprotect=drawn["reprotect"],
         protect=drawn["protect"],
         secretKeyArn=drawn["key"],

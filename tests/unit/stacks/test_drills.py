@@ -21,6 +21,7 @@ REFERENCES = DrillReferences(
     topic_arn="topic",
     table_name="table",
     suffix="unit",
+    prefix="citizens-drill-unit",
     replica={"MultiAZ": False, "Tags": [{"Key": "citizens:drill", "Value": "unit"}]},
     restored={"MultiAZ": False, "DbSubnetGroupName": "citizens-unit"},
 )
@@ -154,7 +155,8 @@ def test_whatever_fails_the_copy_is_deleted_and_a_record_kept(step: str) -> None
     copy = Copy()
     if step == "CreateReplica":
         copy.there = True  # made, although the answer was an error
-    walk = held(copy=copy, **{step: Refused("Some.Error")})
+    answers: dict[str, Any] = {"copy": copy, step: Refused("Some.Error")}
+    walk = held(**answers)
     assert not copy.there
     assert "Record" in walk.visited
     if step != "RollForward":  # judged by the figures
@@ -281,6 +283,13 @@ def test_a_night_without_a_drill_leaves_no_record_and_tells_nobody(outcome: str)
 def test_a_drill_that_somebody_asked_for_and_may_not_be_is_recorded_as_refused() -> None:
     walk = held(MayBegin=order(outcome="refused", reason="The incident i holds the lease.", identifier=""))
     assert walk.visited == ["Begin", "MayBegin", "Swept", "Record", "Notify", "Close", "End", "Done"]
+
+
+@pytest.mark.parametrize("kind", ["replica", "restore"])
+@pytest.mark.parametrize("name", ["citizens-2-unit", "citizens-drill-unit", ""])
+def test_nothing_is_made_under_a_name_that_is_no_copys(kind: str, name: str) -> None:
+    walk = held(kind, MayBegin=order(kind, identifier=name))
+    assert walk.visited == ["Begin", "MayBegin", "Swept", "Close", "End", "Failed"]
 
 
 def test_a_record_that_cannot_be_kept_leaves_the_claim_to_whoever_begins_next() -> None:

@@ -85,6 +85,7 @@ def test_witnesses_archive_preparation_and_drills_run_by_schedules_under_roles_o
         f"citizens-archive-{SUFFIX}": "rate(1 minute)",
         f"citizens-log-care-{SUFFIX}": "rate(720 minutes)",
         f"citizens-rotation-{SUFFIX}": "rate(5 minutes)",
+        f"citizens-evidence-{SUFFIX}": "rate(15 minutes)",
         f"citizens-drill-machine-{SUFFIX}": "cron(30 2 * * ? *)",
         f"citizens-posture-{SUFFIX}": "rate(1 minute)",
     }
@@ -92,7 +93,7 @@ def test_witnesses_archive_preparation_and_drills_run_by_schedules_under_roles_o
         "Step": "prepareDatabase",
         "time": "<aws.scheduler.scheduled-time>",
     }
-    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 7
+    assert len({str(each["Target"]["RoleArn"]) for each in schedules.values()}) == 8
     for each in schedules.values():
         assert each["FlexibleTimeWindow"] == {"Mode": "OFF"}
         assert "DeadLetterConfig" in each["Target"]

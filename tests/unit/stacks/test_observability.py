@@ -1,10 +1,12 @@
 import json
 import re
+from typing import Any
 
 import pytest
 
 from recovery.arbiter import waiting_limit
 from stacks.alarms import DESCRIPTION_LENGTH, MINUTES_OF_WAITING, Alarm, Watched, alarms, composites
+from stacks.dashboard import body
 from stacks.instance_class import GIB, InstanceClass, of
 from stacks.names import FUNCTIONS, Names
 from stacks.settings import INSTANCE_CLASSES
@@ -205,8 +207,80 @@ def test_both_members_are_watched_for_what_stops_a_primary(system: System) -> No
             assert dimensions == [{"Name": "DBInstanceIdentifier", "Value": f"citizens-{number}-{SUFFIX}"}]
 
 
-def test_the_dashboard_shows_reachability_lag_and_the_machine(system: System) -> None:
-    (dashboard,) = system.of("AWS::CloudWatch::Dashboard")
-    body = json.dumps(dashboard.properties["DashboardBody"])
-    for title in ("Primary reachable", "Standby lag", "Transaction log lag", "Failover machine"):
-        assert title in body
+def widgets(system: System) -> list[dict[str, Any]]:
+    (found,) = system.of("AWS::CloudWatch::Dashboard")
+    _, parts = found.properties["DashboardBody"]["Fn::Join"]
+    text = "".join(part if isinstance(part, str) else "X" for part in parts)
+    return list(json.loads(text)["widgets"])
+
+
+def test_the_dashboard_begins_with_the_objectives_and_shows_roles_lag_log_incidents_and_all_alarms(
+    system: System,
+) -> None:
+    shown = widgets(system)
+    assert "Recovery time objective 900 s, recovery point objective 3600 s" in shown[0]["properties"]["markdown"]
+    titles = [each["properties"].get("title", "") for each in shown]
+    assert titles[1:5] == [
+        "RPO now (s): at most 3600",
+        "RTO predicted now (s): at most 900",
+        "Days since a drill passed, one is held every 30",
+        "The standby could take over (1: yes)",
+    ]
+    for title in ("Roles (2 primary, 1 standby, 0 neither)", "Standby lag (s)", "Transaction log lag (s)"):
+        assert title in titles
+    for title in ("Primary reachable", "Failover machine", "Function throttles", "CPU credits", "All alarms"):
+        assert title in titles
+    alarms_shown = {
+        arn.rpartition(":")[2] for each in shown if each["type"] == "alarm" for arn in each["properties"]["alarms"]
+    }
+    made = [*system.of("AWS::CloudWatch::Alarm"), *system.of("AWS::CloudWatch::CompositeAlarm")]
+    assert alarms_shown == {each.properties["AlarmName"] for each in made}
+
+
+def test_no_two_widgets_of_the_dashboard_lie_upon_each_other_or_leave_its_columns(system: System) -> None:
+    taken: set[tuple[int, int]] = set()
+    for each in widgets(system):
+        cells = {
+            (x, y)
+            for x in range(each["x"], each["x"] + each["width"])
+            for y in range(each["y"], each["y"] + each["height"])
+        }
+        assert not cells & taken
+        assert all(x < 24 for x, _ in cells)
+        taken |= cells
+    assert len(taken) == 24 * (max(y for _, y in taken) + 1), "and none leaves a hole"
+
+
+def test_the_lines_of_the_dashboard_are_where_the_alarms_go_off(system: System) -> None:
+    lines = {
+        each["properties"]["title"]: {
+            line["value"] for line in each["properties"].get("annotations", {}).get("horizontal", ())
+        }
+        for each in widgets(system)
+        if each["type"] == "metric"
+    }
+    for title, name in (
+        ("Standby lag (s)", "standby-lag-from-a"),
+        ("Connections", "connections-1"),
+        ("Free storage (bytes)", "free-storage-1"),
+        ("Age of the password (days)", "rotation-overdue"),
+        ("Transaction log lag (s)", "log-lag"),
+    ):
+        assert alarm(system, name).properties["Threshold"] in lines[title]
+
+
+def test_every_widget_of_a_metric_says_what_it_shows_and_in_which_unit(system: System) -> None:
+    for each in widgets(system):
+        if each["type"] == "metric":
+            properties = each["properties"]
+            assert properties["region"] == "eu-central-2"
+            assert all(isinstance(line[-1], dict) and line[-1]["label"] for line in properties["metrics"])
+            namespaces = {line[0] for line in properties["metrics"]}
+            assert len(namespaces) == 1
+
+
+def test_without_the_log_or_credits_the_dashboard_shows_nothing_that_is_not_there() -> None:
+    watched = Watched(Names(SUFFIX), settings(transactionLog=False, instanceClass="db.m8g.large"), "machine", "queue")
+    titles = [each["properties"].get("title") for each in body(watched, "eu-central-2", "1")["widgets"]]
+    assert "CPU credits" not in titles
+    assert "Replica lag as RDS sees it (s)" in titles

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from ministack.services.stepfunctions import _validate_definition_jsonata
 
 from drills.virtual.machine import Answer as Given
 from drills.virtual.machine import Machine
-from stacks import reprotect_machine, switchover_machine
+from stacks import failover_machine, reprotect_machine, switchover_machine
 from stacks.database import CREATED, MODIFIED, OF_REQUESTS
 from stacks.reprotect_machine import ERRORS, ReprotectReferences
 from stacks.states import Ingress
@@ -39,6 +41,8 @@ SWITCHOVER = switchover_machine.definition(
         failover=REFERENCES, switchover_arn="switchover", reprotect_machine_arn="reprotect", ingress=INGRESS
     )
 )
+
+FAILOVER = failover_machine.definition(replace(REFERENCES, reprotect_arn="reprotect"))
 
 
 class Walk:
@@ -173,6 +177,34 @@ def test_a_refused_request_is_looked_at_again_and_told_of_once() -> None:
     assert walk.variables["outcome"] == "protected"
     assert sum("InvalidDbInstanceState" in entry["event"] for entry in walk.variables["timeline"]) == 1
     assert walk.variables["deletions"] == 1
+
+
+def test_refusals_of_a_final_snapshot_are_counted_for_the_plan_and_no_other_error_is() -> None:
+    errors = ["Rds.RdsException", "Rds.InvalidDbInstanceStateException", "Rds.InvalidDbInstanceStateException"]
+    answers: Any = iter([*map(Refused, errors), {}])
+    keeping = {**step("delete"), "snapshot": "kept"}
+    walk = reprotected(*[keeping] * 4, step("protected"), DeleteKeepingData=lambda _: next(answers))
+    asked = [arguments["Payload"]["refusals"] for name, arguments in walk.calls if name == "Plan"]
+    assert asked == [0, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("definition", "state", "answer"),
+    [
+        (REPROTECT, "Close", "DynamoDB.ConditionalCheckFailedException"),
+        (SWITCHOVER, "ReleaseLease", "DynamoDB.ConditionalCheckFailedException"),
+        (SWITCHOVER, "StartReprotect", "StepFunctions.ExecutionAlreadyExistsException"),
+        (FAILOVER, "ReleaseLease", "DynamoDB.ConditionalCheckFailedException"),
+        (FAILOVER, "StartReprotect", "StepFunctions.ExecutionAlreadyExistsException"),
+    ],
+)
+def test_what_others_wait_for_is_tried_again_until_there_is_an_answer(
+    definition: dict[str, Any], state: str, answer: str
+) -> None:
+    """A lease that stays keeps a reprotect, a switchover and rotations waiting for an hour."""
+    never, again = definition["States"][state]["Retry"]
+    assert (never["ErrorEquals"], never["MaxAttempts"]) == ([answer], 0)
+    assert (again["ErrorEquals"], again["MaxAttempts"] >= 4) == (["States.ALL"], True)
 
 
 @pytest.mark.parametrize("state", ["Delete", "Create", "Modify", "LetIn", "FindIngress"])
@@ -322,3 +354,14 @@ def test_the_machine_makes_each_member_as_the_template_describes_it(system: Syst
         for name in ("DBInstanceClass", "StorageType", "PreferredBackupWindow", "PreferredMaintenanceWindow"):
             assert str(properties[name]) in text, name
         assert properties["DBInstanceIdentifier"] in text
+
+
+def test_every_jsonata_expression_of_every_machine_can_be_parsed(system: System) -> None:
+    """Step Functions refuses a machine with one that cannot; CloudFormation in the local cloud does not."""
+    machines = system.of("AWS::StepFunctions::StateMachine")
+    assert len(machines) >= 4
+    for machine in machines:
+        text = machine.properties["DefinitionString"]
+        if not isinstance(text, str):
+            text = "".join(part if isinstance(part, str) else "token" for part in text["Fn::Join"][1])
+        assert _validate_definition_jsonata(text) is None, machine.logical_id
