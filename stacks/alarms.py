@@ -36,7 +36,7 @@ MINUTES_OF_A_FAULT = 3
 # What the recovery time objective leaves the arbiter for waiting (`recovery.arbiter.waiting_limit`).
 MINUTES_OF_WAITING = 5
 # Refused in so many minutes in a row, where one run at a time is by design: longer than the longest run of each (s).
-LONGEST_RUNS: Mapping[str, int] = {"archive": 900, "roll-forward": 45}
+LONGEST_RUNS: Mapping[str, int] = {"archive": 900, "roll-forward": 45, "evidence": 120}
 # A fifth is left for the functions, for RDS's own and for whoever has to look into it.
 SHARE_OF_CONNECTIONS = 0.8
 # RDS renews a server certificate, valid for a year, when half of it is over: at a quarter it has missed that by months.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,25 +24,25 @@ MINUTE = 60
 ONE_ROUND_SECONDS = 7
 CREDITS = 480.0
 """What the hosts are told to have: no machine but AWS's has CPU credits."""
+SUFFIX = "example"
 
 
 def film(environment: Mapping[str, str], minutes: int, announce: Callable[[str], None]) -> Board:
     """The dashboard at the end of so many minutes, in a local cloud of its own. Raises Problem."""
-    suffix = f"film-{secrets.token_hex(2)}"
-    state, log = ROOT / f".local-cloud-{suffix}", REPORTS / "logs" / f"{suffix}.log"
+    state, log = ROOT / f".local-cloud-{SUFFIX}", REPORTS / "logs" / f"{SUFFIX}.log"
     try:
         local.up(state, environment)
         target = local.environment_of(state, environment)
         local.bootstrap(target, log)
-        cdk = Cdk(suffix, target, log)
+        cdk = Cdk(SUFFIX, target, log)
         cdk.synth()
-        local.play_agency(target, suffix)
+        local.play_agency(target, SUFFIX)
         account, outputs = Account(target), cdk.deploy()
-        announce(f"deployed {suffix}")
+        announce(f"deployed {SUFFIX}")
         board = _Hour(account, outputs, announce).film(minutes)
     finally:
         local.down(state, environment)
-        Cdk(suffix, environment).discard()
+        Cdk(SUFFIX, environment).discard()
     log.unlink(missing_ok=True)
     return board
 

@@ -12,7 +12,7 @@ from matplotlib import dates
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from drills.dashboard.reading import Board, Series, Widget
 
@@ -162,20 +162,25 @@ class _Drawn:
         """As far as they are anywhere near what was measured: a line far above would press the curve flat."""
         highest = max((value for each in lines for _, value in each.points), default=0.0)
         far = []
-        for line in self._widget.properties.get("annotations", {}).get("horizontal", ()):
+        drawn: list[float] = []
+        lines_of_alarms = self._widget.properties.get("annotations", {}).get("horizontal", ())
+        for line in sorted(lines_of_alarms, key=lambda each: -float(each["value"])):
             value, label = float(line["value"]), str(line["label"])
             if highest and value > 20 * highest:
                 far.append(f"{label} {_tick(value, self._in_bytes)}")
                 continue
+            # The lower one of two that are close to each other has its label below
+            above = not drawn or drawn[-1] - value > 0.12 * max(highest, *drawn)
+            drawn.append(value)
             axes.axhline(value, color=line["color"], linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
                 f"{label} {_tick(value, self._in_bytes)}",
                 (1, value),
                 xycoords=("axes fraction", "data"),
-                xytext=(-2, 2),
+                xytext=(-2, 2 if above else -2),
                 textcoords="offset points",
                 ha="right",
-                va="bottom",
+                va="bottom" if above else "top",
                 size=6.5,
                 color=line["color"],
             )
@@ -192,7 +197,11 @@ class _Drawn:
             lowest = min(float(limits["min"]), lowest) if lowest < 0 else float(limits["min"])
         highest = float(limits["max"]) if "max" in limits else max(highest, lowest + 1) * 1.08
         axes.set_ylim(lowest, highest)
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        # Bytes in steps of a power of two, everything else of ten
+        step = 2.0 ** math.ceil(math.log2(max(1.0, highest - lowest) / 4))
+        axes.yaxis.set_major_locator(
+            MultipleLocator(step) if self._in_bytes else MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
+        )
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, self._in_bytes)))
         axes.set_xlim(
             datetime.fromtimestamp(self._board.begin, UTC),  # type: ignore[arg-type]

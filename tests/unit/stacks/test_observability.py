@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from recovery.arbiter import waiting_limit
-from stacks.alarms import DESCRIPTION_LENGTH, MINUTES_OF_WAITING, Alarm, Watched, alarms, composites
+from stacks.alarms import DESCRIPTION_LENGTH, LONGEST_RUNS, MINUTES_OF_WAITING, Alarm, Watched, alarms, composites
 from stacks.dashboard import body
 from stacks.instance_class import GIB, InstanceClass, of
 from stacks.names import FUNCTIONS, Names
@@ -184,10 +184,12 @@ def test_what_is_invoked_now_and_then_has_no_second_failure_to_wait_for(system: 
         assert alarm(system, f"{name}-errors").properties["EvaluationPeriods"] == (3 if often else 1)
 
 
-def test_one_archive_at_a_time_may_keep_the_next_out_as_long_as_it_may_run(system: System) -> None:
-    timeout = system.the("AWS::Lambda::Function", "Archive").properties["Timeout"]
-    found = alarm(system, "archive-throttles").properties
-    assert found["Period"] * found["EvaluationPeriods"] > timeout
+@pytest.mark.parametrize("function", LONGEST_RUNS)
+def test_where_one_runs_at_a_time_it_may_keep_the_next_out_as_long_as_it_may_run(system: System, function: str) -> None:
+    names = {each.properties["FunctionName"]: each.properties for each in system.of("AWS::Lambda::Function")}
+    timeout = names[f"citizens-{function}-{SUFFIX}"]["Timeout"]
+    found = alarm(system, f"{function}-throttles").properties
+    assert timeout < found["Period"] * found["EvaluationPeriods"] <= timeout + 120
 
 
 def test_a_gap_in_the_log_is_an_alarm_at_once(system: System) -> None:
