@@ -73,6 +73,31 @@ def encrypted_or_replica(member: dict[str, Any]) -> bool:
     return member.get("StorageEncrypted") is True or "SourceDBInstanceIdentifier" in member
 
 
+def buckets_in_plaintext(system: System) -> list[str]:
+    """Buckets without a key of KMS's as their default, or with a policy that lets a call without TLS through."""
+    over_tls = {
+        policy.properties["Bucket"]["Ref"]
+        for policy in system.of("AWS::S3::BucketPolicy")
+        for statement in policy.properties["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Deny"
+        and statement["Action"] == "s3:*"
+        and statement["Principal"] in ("*", {"AWS": "*"})
+        and statement.get("Condition") == {"Bool": {"aws:SecureTransport": "false"}}
+    }
+    buckets = system.of("AWS::S3::Bucket")
+    return (
+        [each.logical_id for each in buckets if each.logical_id not in over_tls or not _by_kms(each.properties)]
+        if buckets
+        else ["no bucket"]
+    )
+
+
+def _by_kms(bucket: dict[str, Any]) -> bool:
+    rules = bucket.get("BucketEncryption", {}).get("ServerSideEncryptionConfiguration", ())
+    defaults = [rule["ServerSideEncryptionByDefault"] for rule in rules]
+    return bool(defaults) and all(each["SSEAlgorithm"] == "aws:kms" and each["KMSMasterKeyID"] for each in defaults)
+
+
 def alarms_without_action(system: System) -> list[str]:
     """Alarms that tell nobody; that there is none violates too."""
     alarms = [*system.of("AWS::CloudWatch::Alarm"), *system.of("AWS::CloudWatch::CompositeAlarm")]
@@ -187,7 +212,8 @@ GROUP_RULES = ("AWS::EC2::SecurityGroup", "AWS::EC2::SecurityGroupIngress")
 SELECTION, PLAN, KEY = "AWS::Backup::BackupSelection", "AWS::Backup::BackupPlan", "AWS::KMS::Key"
 PERMISSION, POLICY, ROLE = "AWS::Lambda::Permission", "AWS::IAM::ManagedPolicy", "AWS::IAM::Role"
 ALARMS = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
-LOG_GROUP, TOPIC, BUCKET = "AWS::Logs::LogGroup", "AWS::SNS::Topic", "AWS::S3::Bucket"
+LOG_GROUP, TOPIC = "AWS::Logs::LogGroup", "AWS::SNS::Topic"
+BUCKET, BUCKET_POLICY = "AWS::S3::Bucket", "AWS::S3::BucketPolicy"
 SUBNET, FLOW_LOG, SCHEDULE = "AWS::EC2::Subnet", "AWS::EC2::FlowLog", "AWS::Scheduler::Schedule"
 
 BACKUP = "CP-9(b), CP-10, SI-12"
@@ -274,9 +300,8 @@ RULES = (
     Rule(
         "s3-default-encryption-kms, s3-bucket-ssl-requests-only",
         IN_TRANSIT,
-        (BUCKET,),
-        # There is no bucket; one would need rules of its own here
-        each(BUCKET, lambda _: False, 0),
+        (BUCKET, BUCKET_POLICY),
+        buckets_in_plaintext,
     ),
     Rule("iam-no-inline-policy-check", "AC-2, AC-3, AC-6", (ROLE, POLICY), inline_policies),
     Rule("restricted-ssh", NETWORK, GROUP_RULES, open_to_ssh),

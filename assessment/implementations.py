@@ -243,7 +243,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
         "carry the environment, with times in UTC; the dashboard puts reachability, lag and the machine side by side.",
         (LOG_GROUPS, of("CloudWatch::Dashboard")),
         (
-            f"{STACKS}observability.py::test_the_dashboard_shows_reachability_lag_and_the_machine",
+            f"{STACKS}observability.py::test_the_dashboard_begins_with_the_objectives_and_shows_roles_lag_log_incidents_and_all_alarms",
             f"{STACKS}templates.py::test_every_physical_name_carries_the_suffix",
         ),
         agency="Correlation with records of other systems.",

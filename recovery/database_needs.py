@@ -68,7 +68,8 @@ NAMES: Mapping[str, Need] = {
     # Catalogs, views, types and schemas that anyone may read
     **dict.fromkeys(
         (
-            *("pg_am", "pg_attribute", "pg_auth_members", "pg_catalog", "pg_class", "pg_collation", "pg_event_trigger"),
+            *("pg_am", "pg_attribute", "pg_auth_members", "pg_catalog", "pg_class", "pg_collation"),
+            *("pg_default_acl", "pg_event_trigger"),
             *("pg_index", "pg_inherits", "pg_lsn", "pg_namespace", "pg_proc", "pg_publication", "pg_replication_slots"),
             *(
                 "pg_roles",
@@ -131,7 +132,10 @@ STATEMENTS: Mapping[str, Need] = {
     "GRANT ROLE": Need(Grant.MAIN_USER),
     "REVOKE ROLE": Need(Grant.MAIN_USER),
     # On what the main user made, and on the database that it owns
-    **dict.fromkeys(("GRANT ON DATABASE", "GRANT ON FUNCTION", "GRANT ON SCHEMA", "GRANT ON TABLE"), Need(Grant.OWNER)),
+    **dict.fromkeys(
+        ("GRANT ON DATABASE", "GRANT ON FUNCTION", "GRANT ON SCHEMA", "GRANT ON SEQUENCE", "GRANT ON TABLE"),
+        Need(Grant.OWNER),
+    ),
     **dict.fromkeys(("REVOKE ON FUNCTION", "REVOKE ON SCHEMA", "REVOKE ON TABLE"), Need(Grant.OWNER)),
 }
 """Of DDL."""

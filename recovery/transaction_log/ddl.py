@@ -36,7 +36,7 @@ import hmac
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -56,6 +56,10 @@ _SETTINGS = (
     "search_path", "TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings",
     "default_table_access_method", "default_toast_compression",
 )  # fmt: skip
+_ONLY_BY_FUNCTION = """
+SELECT FROM pg_catalog.pg_proc JOIN pg_catalog.pg_roles AS owner ON owner.oid = proowner
+WHERE pronamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'recovery') AND proname = 'run_ddl'
+  AND owner.rolname = :role AND NOT pg_catalog.pg_has_role(owner.oid, 'SET')"""
 _NESTED = re.compile(
     r'SQL statement "(.*?)"\n?(?:\Z|'
     r'(?=PL/\w+ (?:function|procedure|anonymous)|SQL (?:statement|function|expression) "))',
@@ -203,7 +207,7 @@ class Replay:
             raise DdlRefused(f"{ddl} could not be kept by the primary: {ddl.failed}.")
         try:
             if ddl.table is not None:
-                self._as(ddl, lambda: self._make(ddl))
+                self._as(ddl, lambda run: self._make(ddl, run))
             else:
                 self._run(ddl)
         except Refused as refused:
@@ -252,7 +256,7 @@ class Replay:
         if ddl.tag == "ALTER TABLE":
             self._require_repeatable(ddl, statement)
         before = {table: self._columns(table) for table in {*ddl.rewritten, *(row[0] for row in ddl.missing)}}
-        self._as(ddl, lambda: self._session.run(_in_a_transaction(ddl.tag, statement), self._seconds))
+        self._as(ddl, lambda run: run(_in_a_transaction(ddl.tag, statement)))
         for table, known in before.items():
             made = [
                 column for column, generated in self._columns(table).items() if column not in known and not generated
@@ -292,18 +296,15 @@ class Replay:
         )
         return {str(name): bool(generated) for name, generated in rows}
 
-    def _make(self, ddl: Ddl) -> None:
+    def _make(self, ddl: Ddl, run: Callable[[str], object]) -> None:
         """The table of CREATE TABLE AS, empty, or what is different in the one that was made for its rows."""
         assert ddl.table is not None
         name, columns = str(ddl.table["name"]), ddl.table["columns"]
         if self._columns(name):
             for column, kind, collation in columns:
                 if collation is not None:
-                    self._session.run(
-                        f"ALTER TABLE {name} ALTER COLUMN {_quoted(column)} TYPE {kind} COLLATE {collation}",
-                        self._seconds,
-                    )
-            self._session.run(f"ALTER TABLE {name} OWNER TO {_quoted(ddl.role)}", self._seconds)
+                    run(f"ALTER TABLE {name} ALTER COLUMN {_quoted(column)} TYPE {kind} COLLATE {collation}")
+            run(f"ALTER TABLE {name} OWNER TO {_quoted(ddl.role)}")
             return
         listed = ", ".join(
             f"{_quoted(column)} {kind}" + (f" COLLATE {collation}" if collation else "")
@@ -311,12 +312,13 @@ class Replay:
         )
         options = f" WITH ({', '.join(ddl.table['options'])})" if ddl.table.get("options") else ""
         unlogged = "UNLOGGED " if ddl.table["unlogged"] else ""
-        self._session.run(
-            f"CREATE {unlogged}TABLE {name} ({listed}) USING {_quoted(ddl.table['method'])}{options}", self._seconds
-        )
+        run(f"CREATE {unlogged}TABLE {name} ({listed}) USING {_quoted(ddl.table['method'])}{options}")
 
-    def _as(self, ddl: Ddl, act: Any) -> None:
-        """Act as the role and with the settings that the statement ran with, and put them back."""
+    def _as(self, ddl: Ddl, act: Callable[[Callable[[str], object]], object]) -> None:
+        """Act as the role and with the settings that the statement ran with, and put them back.
+
+        On RDS nobody can be the main user but itself: its DDL is run by a function of its (`recovery.run_ddl`).
+        """
         session, seconds = self._session, self._seconds
         wanted = {name: value for name, value in ddl.settings.items() if name in _SETTINGS}
         listed = ", ".join(f"current_setting({_literal(name)})" for name in wanted)
@@ -326,10 +328,14 @@ class Replay:
         )
         for name, value in wanted.items():
             session.run("SELECT set_config(:name, :value, true)", seconds, name=name, value=value)
-        if ddl.role != me:
-            session.run(f"SET LOCAL ROLE {_quoted(ddl.role)}", seconds)
-        act()
-        if ddl.role != me:
+        by_function = ddl.role != me and bool(session.run(_ONLY_BY_FUNCTION, seconds, role=ddl.role))
+        if by_function:
+            act(lambda text: session.run("SELECT recovery.run_ddl(:text)", seconds, text=text))
+        else:
+            if ddl.role != me:
+                session.run(f"SET LOCAL ROLE {_quoted(ddl.role)}", seconds)
+            act(lambda text: session.run(text, seconds))
+        if ddl.role != me and not by_function:
             session.run("SELECT set_config('role', :role, true)", seconds, role=role)
         for name, value in zip(wanted, before, strict=True):
             session.run("SELECT set_config(:name, :value, true)", seconds, name=name, value=value)

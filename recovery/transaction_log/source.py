@@ -66,8 +66,13 @@ $body$;
 
 _TRIGGER = """
 CREATE EVENT TRIGGER recovery_give_identity ON ddl_command_end
-WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'DROP INDEX')
+WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'CREATE SCHEMA', 'SELECT INTO', 'ALTER TABLE', 'DROP INDEX')
 EXECUTE FUNCTION recovery.give_identity()"""
+"""CREATE SCHEMA may hold a CREATE TABLE, which fires nothing of its own."""
+
+_HAS_TRIGGER = """
+SELECT 1 FROM pg_catalog.pg_event_trigger
+WHERE evtname = 'recovery_give_identity' AND 'CREATE SCHEMA' = ANY (evttags)"""
 
 
 class LogWouldHurt(Exception):
@@ -124,15 +129,15 @@ def require_publication(session: Session, seconds: float) -> None:
 
 def ensure_publication(session: Session, seconds: float) -> None:
     """Identities, event triggers and publication, in one transaction. Does nothing when all is there."""
-    if has_publication(session, seconds) and ddl.installed(session, seconds):
+    complete = has_publication(session, seconds) and session.run(_HAS_TRIGGER, seconds)
+    if complete and ddl.installed(session, seconds):
         return
     try:
         with session.transaction(seconds):
             session.run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}", seconds)
             ddl.install(session, seconds)
-            if not session.run(
-                "SELECT 1 FROM pg_catalog.pg_event_trigger WHERE evtname = 'recovery_give_identity'", seconds
-            ):
+            if not session.run(_HAS_TRIGGER, seconds):
+                session.run("DROP EVENT TRIGGER IF EXISTS recovery_give_identity", seconds)
                 session.run(_NEW_TABLES, seconds)
                 session.run(_TRIGGER, seconds)
             _give_identities(session, seconds)

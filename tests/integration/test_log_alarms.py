@@ -51,11 +51,15 @@ def site(deployed: Deployed) -> Iterator[Site]:
     known = scheduler.get_schedule(Name=schedule["Name"], GroupName=schedule["GroupName"])
     kept = ("Name", "GroupName", "FlexibleTimeWindow", "ScheduleExpression", "Target", "Description")
     settings = {name: known[name] for name in kept if name in known}
+    functions = made.client("lambda")
     scheduler.update_schedule(**settings, State="DISABLED")
+    # A run that is killed would begin again a minute later, by itself
+    functions.put_function_event_invoke_config(FunctionName=function, MaximumRetryAttempts=0)
     try:
         post(f"{made.control}/functions/{function}/kill")
         yield made
     finally:
+        functions.delete_function_event_invoke_config(FunctionName=function)
         scheduler.update_schedule(**settings, State="ENABLED")
 
 
@@ -63,20 +67,19 @@ def full(site: Site, name: str) -> str:
     return f"citizens-{name}-{site.suffix}"
 
 
+def states(site: Site, *names: str) -> list[str]:
+    wanted = [full(site, name) for name in names]
+    found = site.client("cloudwatch").describe_alarms(AlarmNames=wanted)["MetricAlarms"]
+    of = {each["AlarmName"]: each["StateValue"] for each in found}
+    return [of[name] for name in wanted]
+
+
 def expect(site: Site, *wanted: tuple[str, str], within: float = 30) -> None:
-    def states() -> dict[str, str]:
-        names = [full(site, name) for name, _ in wanted]
-        found = site.client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
-        return {each["AlarmName"]: each["StateValue"] for each in found}
-
-    def as_wanted() -> bool:
-        found = states()
-        return all(found[full(site, name)] == state for name, state in wanted)
-
+    names = [name for name, _ in wanted]
     try:
-        eventually(as_wanted, within, "the alarms")
+        eventually(lambda: states(site, *names) == [state for _, state in wanted], within, "the alarms")
     except AssertionError:
-        raise AssertionError(f"wanted {wanted}, found {states()}") from None
+        raise AssertionError(f"wanted {wanted}, found {states(site, *names)}") from None
 
 
 def next_period(site: Site, seconds: int) -> None:
@@ -133,21 +136,22 @@ def test_an_archive_that_stands_still_is_an_alarm_and_so_is_the_wal_that_its_slo
         expect(site, ("log-lag", "ALARM"), ("slot-lag-1", "ALARM"), ("transaction-logs-1", "ALARM"))
         expect(site, ("slot-lag-2", "ALARM"), ("transaction-logs-2", "ALARM"))
         drain(site)
-        for number in (1, 2):
-            with deployed.application.connect_member(number) as connection:
-                connection.autocommit = True
+        with deployed.application.connect() as connection:
+            connection.autocommit = True
 
-                def smaller(server: psycopg.Connection[tuple[object, ...]] = connection) -> bool:
-                    server.execute("CHECKPOINT")
-                    ((size,),) = server.execute("SELECT sum(size)::bigint FROM pg_ls_waldir()").fetchall()
-                    return int(str(size)) < KEPT_MIB * MIB
+            def slots_are_near() -> bool:
+                """A slot learns at checkpoints that it reads beyond what WAL it needs; the standby's copy follows."""
+                connection.execute("CHECKPOINT")
+                archive(site)
+                next_period(site, MINUTE)
+                return states(site, "slot-lag-1", "slot-lag-2") == ["OK", "OK"]
 
-                eventually(smaller, 60, f"member {number} without the WAL that nobody needs")
-        for _ in range(2):
-            next_period(site, MINUTE)
-            drain(site)
-        expect(site, ("log-lag", "OK"), ("slot-lag-1", "OK"), ("transaction-logs-1", "OK"))
-        expect(site, ("slot-lag-2", "OK"), ("transaction-logs-2", "OK"))
+            eventually(slots_are_near, 60, "slots that keep little")
+        expect(site, ("log-lag", "OK"), ("slot-lag-1", "OK"), ("slot-lag-2", "OK"))
+    # PostgreSQL uses the files again rather than removing them: it is the larger disk that clears these.
+    next_period(site, MINUTE)
+    archive(site)
+    expect(site, ("transaction-logs-1", "OK"), ("transaction-logs-2", "OK"))
 
 
 def test_an_archive_that_does_not_keep_up_is_an_alarm(site: Site, deployed: Deployed) -> None:

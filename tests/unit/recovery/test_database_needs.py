@@ -21,7 +21,8 @@ _STATEMENT = re.compile(
     r"TABLESPACE|CAST|LANGUAGE|SERVER|SYSTEM)\b"
 )
 _GRANT = re.compile(
-    r"\b(GRANT|REVOKE) (?:(?:[A-Z]+(?:, )?)+ ON (ALL TABLES|DATABASE|FUNCTION|SCHEMA|[a-z_.]+)|%[sI] (?:TO|FROM))"
+    r"\b(GRANT|REVOKE) (?:(?:[A-Z]+(?:, )?)+ ON "
+    r"(ALL TABLES|DATABASE|FUNCTION|SCHEMA|SEQUENCES?|TABLES?|[a-z_.]+)|%[sI] (?:TO|FROM))"
 )
 _SETTING = re.compile(
     r"\bSET (?:LOCAL |SESSION )?([A-Za-z_]+) ?(?:=|TO)\s|set_config\('([A-Za-z_]+)'|\b(SET LOCAL ROLE)\b"
@@ -56,7 +57,8 @@ def texts() -> Iterator[str]:
 def granted(verb: str, on: str) -> str:
     if not on:
         return f"{verb} ROLE"
-    return f"{verb} ON {on if on.isupper() and on != 'ALL TABLES' else 'TABLE'}"
+    kind = on.removeprefix("ALL ").removesuffix("S") if on.isupper() else "TABLE"
+    return f"{verb} ON {kind}"
 
 
 def settings_used() -> frozenset[str]:

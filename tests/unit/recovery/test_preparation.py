@@ -101,6 +101,7 @@ def test_what_was_lost_or_changed_comes_back_and_what_was_added_goes(members: Pa
             " WHERE member.rolname LIKE 'citizens\\_%' GROUP BY 1 ORDER BY 1",
             5,
         ) == [
+            ["citizens_drill", "rds_iam"],
             ["citizens_log", "rds_iam rds_replication"],
             ["citizens_probe", "rds_iam"],
             ["citizens_roll_forward", "rds_iam rds_superuser"],

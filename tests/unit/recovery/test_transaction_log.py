@@ -155,12 +155,23 @@ def test_tables_without_a_primary_key_still_take_updates_and_deletes(session: Se
     session.run('CREATE TABLE "Of ""quotes""" (n int) PARTITION BY RANGE (n)', 5)
     session.run('CREATE TABLE part PARTITION OF "Of ""quotes""" FOR VALUES FROM (0) TO (10)', 5)
     session.run("CREATE UNIQUE INDEX by_n ON later (n); ALTER TABLE later ALTER n SET NOT NULL", 5)
-    for table in ("later", "keyed", "part", "nothing"):
+    session.run("CREATE SCHEMA inside CREATE TABLE kept (n int)", 5)
+    for table in ("later", "keyed", "part", "nothing", "inside.kept"):
         session.run(f"INSERT INTO {table} VALUES (1)", 5)
     for table, column in (
         ("citizens", "number"), ("nothing", "n"), ("later", "n"), ("copied", "n"), ("keyed", "n"), ("part", "n"),
+        ("inside.kept", "n"),
     ):  # fmt: skip
         session.run(f"UPDATE {table} SET {column} = 2; DELETE FROM {table}", 5)
+    session.run("DROP SCHEMA inside CASCADE", 5)
+
+
+def test_a_trigger_of_an_earlier_release_is_made_anew(session: Session) -> None:
+    session.run("DROP EVENT TRIGGER recovery_give_identity", 5)
+    session.run(source._TRIGGER.replace("'CREATE SCHEMA', ", ""), 5)
+    source.ensure_publication(session, 5)
+    session.run("CREATE SCHEMA inside CREATE TABLE kept (n int)", 5)
+    session.run("INSERT INTO inside.kept VALUES (1); UPDATE inside.kept SET n = 2; DROP SCHEMA inside CASCADE", 5)
 
 
 def test_an_ordinary_user_who_makes_a_table_is_not_hindered(session: Session, members: Pair) -> None:

@@ -129,31 +129,68 @@ def test_log_and_roll_forward_need_no_superuser(server: Server, tmp_path: Path) 
             [len(ROLES)]
         ]
         main.run("CREATE ROLE clerk LOGIN PASSWORD 'Correct-Horse-18'; GRANT CREATE ON DATABASE citizens TO clerk", 5)
+    with server.open("clerk") as clerk:
+        clerk.run("CREATE SCHEMA desk CREATE TABLE notes (note text)", 5)
+        clerk.run("INSERT INTO desk.notes VALUES ('first')", 5)
+    with server.open() as main:
+        prepare(main)  # as every few minutes: what has an owner by now may be rolled forward
     server.cluster.execute("ALTER ROLE citizens_log REPLICATION")  # which RDS gives by rds_replication
     root = tmp_path / "log"
-    with server.open("citizens_log") as keeper:
-        archive = Archive(keeper, root / "epoch-1", 1)
-        archive.prepare()
-        ((begin,),) = keeper.run("SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint", 5)
-    with server.open(database="postgres") as elsewhere:
-        elsewhere.run("CREATE DATABASE restored TEMPLATE citizens STRATEGY file_copy", 20)
-    with server.open() as main:
+    begin = keep(server, root)
+    for name in ("by_main", "by_role"):
+        with server.open(database="postgres") as elsewhere:
+            elsewhere.run(f"CREATE DATABASE {name} TEMPLATE citizens STRATEGY file_copy", 20)
+    with server.open() as main, server.open("clerk") as clerk:
         main.run("UPDATE before SET n = 2", 5)
         main.run("CREATE TABLE numbered (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text)", 5)
         main.run("INSERT INTO numbered (name) SELECT '市民' || n FROM generate_series(1, 100) AS n", 5)
         main.run(
             "TRUNCATE before; INSERT INTO before VALUES (3); ALTER TABLE numbered ADD COLUMN more int DEFAULT 5", 5
         )
+        clerk.run("UPDATE desk.notes SET note = 'second'; CREATE TABLE desk.more (n int PRIMARY KEY)", 5)
+        clerk.run("INSERT INTO desk.more VALUES (1); TRUNCATE desk.notes; DROP TABLE desk.notes", 5)
+    keep(server, root)
+    assert verify(root).verdict == OK
+    for database, user in (("by_main", MAIN_USER), ("by_role", "citizens_roll_forward")):
+        with server.open() as main, server.open(user, database) as target:
+            if user == MAIN_USER:
+                # A person who signs in as the main user can be clerk only after saying so.
+                target.run("GRANT clerk TO main_user", 5)
+            account = roll_forward(target, Log(root), Until(), start=begin)
+            assert (account.ddl, account.reached) == (4, True)
+            with server.open(database=database) as owner:
+                assert digests(owner, 20) == digests(main, 20)
+                assert owners(owner) == owners(main)
+    with server.open() as main:
+        assert prepare(main, transaction_log=False), "the slot goes as well"
+        assert main.run("SELECT evtname FROM pg_event_trigger", 5) == []
+
+
+def keep(server: Server, root: Path) -> Position:
+    """All that there is, by the role whose job that is; where the log ends then."""
     with server.open("citizens_log") as keeper:
         archive = Archive(keeper, root / "epoch-1", 1)
         archive.prepare()
         while archive.step() is not None:
             pass
-    assert verify(root).verdict == OK
-    with server.open() as main, server.open(database="restored") as target:
-        account = roll_forward(target, Log(root), Until(), start=Position(1, int(begin)))
-        assert (account.ddl, account.reached) == (2, True)
-        assert digests(target, 20) == digests(main, 20)
+        ((end,),) = keeper.run("SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint", 5)
+        return Position(1, int(end))
+
+
+def owners(session: Session) -> list[list[Any]]:
+    return session.run(
+        "SELECT relname::text, relowner::regrole::text FROM pg_class WHERE relnamespace::regnamespace::text "
+        "IN ('public', 'desk') AND relkind = 'r' ORDER BY 1",
+        5,
+    )
+
+
+def test_a_function_of_the_main_users_is_only_for_the_role_that_rolls_forward(server: Server) -> None:
     with server.open() as main:
-        assert prepare(main, transaction_log=False), "the slot goes as well"
-        assert main.run("SELECT evtname FROM pg_event_trigger", 5) == []
+        prepare(main)
+        for role in ROLES:
+            ((may,),) = main.run(
+                "SELECT has_function_privilege(:role, 'recovery.run_ddl(text)', 'EXECUTE')", 5, role=role
+            )
+            assert may is (role == "citizens_roll_forward"), role
+        assert not main.run("SELECT 1 WHERE has_function_privilege('public', 'recovery.run_ddl(text)', 'EXECUTE')", 5)

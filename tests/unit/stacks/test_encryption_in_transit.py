@@ -66,8 +66,15 @@ def test_every_file_system_refuses_mounts_without_tls(system: System, action: st
         assert decision(policy, "*", f"elasticfilesystem:{action}", encrypted=True) != "Deny"
 
 
-def test_there_is_no_bucket_that_would_need_such_a_policy(system: System) -> None:
-    assert system.of("AWS::S3::Bucket") == []
+@pytest.mark.parametrize("action", ["GetObject", "PutObject", "DeleteObjectVersion"])
+def test_every_bucket_refuses_calls_without_tls(system: System, action: str) -> None:
+    policies = {each.properties["Bucket"]["Ref"]: each for each in system.of("AWS::S3::BucketPolicy")}
+    buckets = system.of("AWS::S3::Bucket")
+    assert buckets
+    for bucket in buckets:
+        policy = policies[bucket.logical_id].properties["PolicyDocument"]
+        assert decision(policy, "*", f"s3:{action}", encrypted=False) == "Deny"
+        assert decision(policy, "*", f"s3:{action}", encrypted=True) != "Deny"
 
 
 def test_both_members_force_tls_with_an_authority_that_functions_trust(system: System) -> None:

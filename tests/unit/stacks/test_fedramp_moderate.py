@@ -75,7 +75,7 @@ BREAKS: dict[str, Break] = {
     "cloudwatch-log-group-encrypted": give("AWS::Logs::LogGroup", KmsKeyId=None),
     "cw-loggroup-retention-period-check": give("AWS::Logs::LogGroup", RetentionInDays=180),
     "sns-encrypted-kms": give("AWS::SNS::Topic", KmsMasterKeyId=None),
-    "s3-default-encryption-kms, s3-bucket-ssl-requests-only": add("AWS::S3::Bucket"),
+    "s3-default-encryption-kms, s3-bucket-ssl-requests-only": remove("AWS::S3::BucketPolicy"),
     "iam-no-inline-policy-check": give("AWS::IAM::Role", Policies=[{"PolicyName": "inline"}]),
     "restricted-ssh": add(
         "AWS::EC2::SecurityGroupIngress", IpProtocol="tcp", FromPort=0, ToPort=1024, CidrIp="0.0.0.0/0"
@@ -109,17 +109,16 @@ def test_without_protect_deletion_protection_is_the_only_rule_not_met(system: Sy
 def test_no_resource_at_all_meets_no_rule_that_needs_one(protected: System) -> None:
     nothing = System(protected.folder, {"parent": {"Resources": {}}})
     unmet = {rule.name for rule in RULES if rule.violations(nothing)}
-    # Without roles, buckets, members, file systems or networks there is nothing inline, open or left out of a backup
+    # Without roles, members, file systems or networks there is nothing inline, open or left out of a backup
     assert {rule.name for rule in RULES} - unmet == {
         "rds-resources-protected-by-backup-plan",
         "efs-resources-protected-by-backup-plan",
-        "s3-default-encryption-kms, s3-bucket-ssl-requests-only",
         "iam-no-inline-policy-check",
         "vpc-flow-logs-enabled",
         "vpc-default-security-group-closed",
     }
 
 
-def test_every_rule_looks_at_something_that_is_deployed_or_says_that_nothing_is(protected: System) -> None:
+def test_every_rule_looks_at_something_that_is_deployed(protected: System) -> None:
     unseen = [rule.name for rule in RULES if not any(protected.of(kind) for kind in rule.kinds)]
-    assert unseen == ["s3-default-encryption-kms, s3-bucket-ssl-requests-only"]
+    assert unseen == []

@@ -19,7 +19,7 @@ LOGGING = {
 }
 SILENT_SERVICES = {
     *("Backup", "CloudFormation", "CloudWatch", "DynamoDB", "EC2", "EFS", "Events", "IAM", "KMS", "Lambda", "Logs"),
-    *("RDS", "SNS", "SQS", "Scheduler", "SecretsManager"),
+    *("RDS", "S3", "SNS", "SQS", "Scheduler", "SecretsManager"),
 }
 # Enhanced monitoring has one group for the whole account, so no stack can own it: RDS makes it when it is not there.
 SHARED_GROUP = "log-group:RDSOSMetrics"

@@ -63,9 +63,9 @@ def test_functions_reach_members_endpoints_and_mounts_and_are_let_in_there(syste
 
 def test_functions_reach_aws_by_private_endpoints_that_allow_only_what_they_call(system: System) -> None:
     endpoints = {each.properties["ServiceName"].rsplit(".", 1)[1]: each for each in system.of("AWS::EC2::VPCEndpoint")}
-    assert set(endpoints) == {"secretsmanager", "rds", "states", "monitoring", "dynamodb"}
+    assert set(endpoints) == {"secretsmanager", "rds", "states", "monitoring", "dynamodb", "s3"}
     for name, endpoint in endpoints.items():
-        assert endpoint.properties["VpcEndpointType"] == ("Gateway" if name == "dynamodb" else "Interface")
+        assert endpoint.properties["VpcEndpointType"] == ("Gateway" if name in ("dynamodb", "s3") else "Interface")
         (statement,) = endpoint.properties["PolicyDocument"]["Statement"]
         assert statement["Condition"] == {"StringEquals": {"aws:PrincipalAccount": {"Ref": "AWS::AccountId"}}}
 

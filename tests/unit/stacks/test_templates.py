@@ -21,7 +21,14 @@ OUTPUTS = {
     *("Member1Identifier", "Member2Identifier", "SecretArn", "SecretName", "FailoverStateMachineArn"),
     *("ReprotectStateMachineArn", "SwitchoverStateMachineArn", "DrillStateMachineArn"),
     *("AlertTopicArn", "FileSystemId", "AccessPointId", "RecoveryTableName", "VpcId", "DataKeyArn"),
-    *("BackupVaultName", "DashboardName", "RotationFunctionName", "WitnessAFunctionName", "WitnessCFunctionName"),
+    *(
+        "BackupVaultName",
+        "DashboardName",
+        "EvidenceBucketName",
+        "RotationFunctionName",
+        "WitnessAFunctionName",
+        "WitnessCFunctionName",
+    ),
     *(
         "ArchiveFunctionName",
         "RewindFunctionName",
@@ -40,6 +47,7 @@ WITHOUT_TAGS = {
     *(
         "AWS::Lambda::EventInvokeConfig",
         "AWS::Logs::MetricFilter",
+        "AWS::S3::BucketPolicy",
         "AWS::SNS::Subscription",
         "AWS::SNS::TopicPolicy",
         "AWS::SQS::QueuePolicy",
@@ -222,7 +230,7 @@ def test_functions_machine_and_schedules_have_a_role_each(system: System) -> Non
         if (kind, each.stack) != ("AWS::Scheduler::Schedule", "Network")
         for value in [reduce(lambda found, key: found[key], path, each.properties)]
     ]
-    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 4 + 7 + 1
+    assert len(roles) == len(set(roles)) == len(FUNCTIONS) + 4 + 8 + 1
 
 
 def test_every_log_group_has_a_key_a_retention_and_a_name(system: System) -> None:
