@@ -38,6 +38,8 @@ LANES: Sequence[Sequence[str]] = (
         "citizens-log-care-schedule",
         "citizens-evidence",
         "citizens-evidence-schedule",
+        "citizens-posture",
+        "citizens-posture-schedule",
     ),
     (
         *(f"citizens-{name}-schedule" for name in FUNCTIONS_OF_SCHEDULES),
