@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -47,9 +48,16 @@ class Cloud:
 
 @pytest.fixture(scope="session")
 def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
+    with a_cloud(request.config.getoption("--permissions")) as made:
+        yield made
+
+
+@contextmanager
+def a_cloud(permissions: Path | None = None) -> Iterator[Cloud]:
+    """A local cloud of one's own."""
     state = ROOT / f".local-cloud-test-{secrets.token_hex(2)}"
     try:
-        local.up(state, os.environ, request.config.getoption("--permissions"))
+        local.up(state, os.environ, permissions)
         environment = local.environment_of(state, os.environ)
         local.bootstrap(environment, state / "bootstrap.log")
         yield Cloud(state, environment)
@@ -63,7 +71,13 @@ def deployed(request: pytest.FixtureRequest) -> Iterator[Deployed]:
     if given is not None:
         yield Deployed(Account(os.environ), outputs.read(given), None)
         return
-    cloud: Cloud = request.getfixturevalue("cloud")
+    with a_system(request.getfixturevalue("cloud")) as made:
+        yield made
+
+
+@contextmanager
+def a_system(cloud: Cloud) -> Iterator[Deployed]:
+    """A system deployed into a local cloud."""
     suffix = f"it-{secrets.token_hex(2)}"
     cdk = Cdk(suffix, cloud.environment, cloud.state / "cdk.log")
     cdk.synth()

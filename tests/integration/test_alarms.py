@@ -30,7 +30,7 @@ from recovery import drill
 from recovery.table import RecoveryTable
 from stacks.alarms import EVERY_MINUTE, LONGEST_RUNS
 from stacks.names import deployed_functions
-from tests.integration.conftest import Deployed, eventually
+from tests.integration.conftest import Cloud, Deployed, a_cloud, a_system, eventually
 from tests.unit.functions.test_posture import authority
 
 pytestmark = pytest.mark.breaks_the_machine
@@ -116,6 +116,19 @@ class Panel:
 
     def set_host(self, member: str, **values: float | None) -> None:
         post(f"{self.site.control}/rds/{member}/host", values, "PUT")
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Cloud]:
+    """One of these tests' own: they move its clock by days."""
+    with a_cloud() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def deployed(cloud: Cloud) -> Iterator[Deployed]:
+    with a_system(cloud) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

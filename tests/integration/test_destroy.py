@@ -266,7 +266,16 @@ def test_a_protected_environment_goes_only_when_confirmed_and_its_data_stays(pro
     for remainder in stays:
         assert str(remainder) in done.stdout, "everything that stays is listed"
     kinds = {remainder.kind for remainder in stays}
-    kept = {"DB snapshot", "automated backup", "file system", "table", "backup vault", "recovery point", "log group"}
+    kept = {
+        "DB snapshot",
+        "automated backup",
+        "file system",
+        "table",
+        "backup vault",
+        "recovery point",
+        "log group",
+        "bucket",
+    }
     kept |= {"key", "queue"}
     assert kinds == kept
     newest = f"DB snapshot {protected.outputs['Member2Identifier']}-final-"

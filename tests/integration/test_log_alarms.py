@@ -17,7 +17,7 @@ import pytest
 
 from drills.scenarios import post
 from privilege.site import Site
-from tests.integration.conftest import Cloud, Deployed, eventually
+from tests.integration.conftest import Cloud, Deployed, a_cloud, a_system, eventually
 
 pytestmark = pytest.mark.breaks_the_machine
 
@@ -33,6 +33,19 @@ PUT = (
     *("MetricName", "Namespace", "Statistic", "Dimensions", "Period", "EvaluationPeriods", "DatapointsToAlarm"),
     *("Threshold", "ComparisonOperator", "TreatMissingData"),
 )
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Cloud]:
+    """One of these tests' own: they move its clock by days."""
+    with a_cloud() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def deployed(cloud: Cloud) -> Iterator[Deployed]:
+    with a_system(cloud) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
