@@ -73,8 +73,9 @@ def test_every_bucket_refuses_calls_without_tls(system: System, action: str) -> 
     assert buckets
     for bucket in buckets:
         policy = policies[bucket.logical_id].properties["PolicyDocument"]
-        assert decision(policy, "*", f"s3:{action}", encrypted=False) == "Deny"
-        assert decision(policy, "*", f"s3:{action}", encrypted=True) != "Deny"
+        arn = f"${{{bucket.logical_id}.Arn}}/records/1.json"
+        assert decision(policy, arn, f"s3:{action}", encrypted=False) == "Deny"
+        assert decision(policy, arn, f"s3:{action}", encrypted=True) != "Deny"
 
 
 def test_both_members_force_tls_with_an_authority_that_functions_trust(system: System) -> None:
