@@ -176,28 +176,22 @@ def test_a_drill_gives_way_to_an_incident_whose_machine_goes_its_way(deployed: D
     lease = incident.take_lease(table, roles.known(table).epoch, "a", time.time())
     assert lease is not None, "a drill holds no lease"
     order = {"incident": lease.incident, "epoch": lease.epoch, "witness": "a", "started_at": "2026-11-22T10:00:00Z"}
-    try:
-        done = entry_of(table, execution)
-        assert (done.outcome, done.reason) == ("aborted", f"The incident {lease.incident} holds the lease.")
-        refused = run_refused(deployed)
-        assert f"The incident {lease.incident} holds the lease" in refused
-        incidents = machines.start_execution(
-            stateMachineArn=deployed.outputs["FailoverStateMachineArn"],
-            name=lease.execution_name,
-            input=json.dumps(order),
-        )["executionArn"]
+    done = entry_of(table, execution)
+    assert (done.outcome, done.reason) == ("aborted", f"The incident {lease.incident} holds the lease.")
+    refused = run_refused(deployed)
+    assert f"The incident {lease.incident} holds the lease" in refused
+    incidents = machines.start_execution(
+        stateMachineArn=deployed.outputs["FailoverStateMachineArn"],
+        name=lease.execution_name,
+        input=json.dumps(order),
+    )["executionArn"]
 
-        def ended() -> Any:
-            status = machines.describe_execution(executionArn=incidents)["status"]
-            return None if status == "RUNNING" else status
+    def ended() -> Any:
+        status = machines.describe_execution(executionArn=incidents)["status"]
+        return None if status == "RUNNING" else status
 
-        assert eventually(ended, 60, "the end of the incident") == "SUCCEEDED"
-        assert incident.read_lease(table) is None
-    finally:
-        # A whole system's life is told in the workflow's tests, which begin with no incident
-        deployed.account.client("dynamodb").delete_item(
-            TableName=deployed.outputs["RecoveryTableName"], Key={"id": {"S": f"incident#{lease.incident}"}}
-        )
+    assert eventually(ended, 60, "the end of the incident") == "SUCCEEDED"
+    assert incident.read_lease(table) is None
 
 
 def run_refused(deployed: Deployed) -> str:
