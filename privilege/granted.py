@@ -47,12 +47,17 @@ class Policy:
                     yield Grant(role, short, self.arn, index, action, tuple(listed(statement["Resource"])))
 
     def without(self, grant: Grant) -> Document:
-        """The document with one action of one statement taken away; the statement goes with its last action."""
+        """The document with one action of one statement taken away; the statement goes with its last action.
+
+        IAM takes no document without a statement: the last of all denies what it allowed.
+        """
         changed = copy.deepcopy(self.document)
         left = statements(changed)
         actions = [action for action in listed(left[grant.statement]["Action"]) if action != grant.action]
         if actions:
             left[grant.statement]["Action"] = actions
+        elif len(left) == 1:
+            left[grant.statement]["Effect"] = "Deny"
         else:
             del left[grant.statement]
         changed["Statement"] = left

@@ -122,6 +122,14 @@ def test_a_statement_goes_with_its_last_action() -> None:
     assert POLICY.without(DECRYPT)["Statement"] == [DOCUMENT["Statement"][0], DOCUMENT["Statement"][2]]
 
 
+def test_a_policys_last_action_is_denied_because_iam_takes_no_empty_document() -> None:
+    alone = Policy(ARN, {**DOCUMENT, "Statement": [DOCUMENT["Statement"][1]]})
+    (grant,) = alone.grants(ROLE.name, ROLE.short)
+    changed = Policy(ARN, alone.without(grant))
+    assert changed.document["Statement"] == [{"Effect": "Deny", "Action": "kms:Decrypt", "Resource": "key"}]
+    assert not list(changed.grants(ROLE.name, ROLE.short))
+
+
 def test_a_role_has_one_name_in_every_environment() -> None:
     assert short_name("citizens-archive-dev-schedule", "dev") == "citizens-archive-schedule"
     assert short_name("citizens-archive-dev", "dev") == "citizens-archive"
