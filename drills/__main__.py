@@ -29,7 +29,7 @@ from drills.scenarios import SCENARIOS
 from drills.timeline import Entry, Timeline
 from stacks.settings import SettingsError
 
-FAILOVER_PLAN, REWIND_PLAN = "failover-machine.md", "wrong-data.md"
+FAILOVER_PLAN, REWIND_PLAN = "failover-machine.md", "runbooks/wrong-data.md"
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from deployment.cdk import ROOT
+from drills.__main__ import FAILOVER_PLAN, REWIND_PLAN
 from drills.drill import judge
 from drills.measurement import Measurement
+from drills.report import plan_of
 from drills.scenarios import SCENARIOS, Scenario
 
 SHORT = Measurement("met", "Outage 9.0 s of 900 s.", 9.0, 0.4, 0.0, 120, 0)
@@ -62,3 +65,8 @@ def test_every_scenario_says_what_happens_and_what_comes_of_it() -> None:
         assert scenario.name == name
         assert scenario.description.endswith(".")
         assert len(scenario.description) <= 110
+
+
+@pytest.mark.parametrize("plan", [FAILOVER_PLAN, REWIND_PLAN])
+def test_the_plan_that_a_drill_rehearses_by_default_is_there(plan: str) -> None:
+    assert plan_of(ROOT / "docs" / plan).sha256
