@@ -10,15 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from deployment.account import Account
 from deployment.operations import FOLLOW_SECONDS, Operations, Started
 from deployment.problem import Problem
-from recovery import clock, drill, history, incident, operation, pause, rds, roles
+from recovery import clock, drill, history, incident, operation, pause, rds
 from recovery.history import Entry
-from recovery.roles import Roles, RolesUnknown
-from recovery.table import RecoveryTable
 from stacks.names import Names
 
 KINDS = (*drill.KINDS, "switchover", "sweep")
@@ -43,14 +39,14 @@ class Exercises:
             return "What a killed drill has left is deleted, and its record kept."
         if kind not in drill.KINDS:
             raise Problem(f"There is no drill of the kind {kind!r}: use one of {', '.join(KINDS)}.")
-        known, now, client = self._roles(), time.time(), self._account.client("rds")
+        known, now, client = self._operations.roles(), time.time(), self._account.client("rds")
         hindrance = drill.hindrance(
             drill.Situation(
                 now=now,
                 roles=known,
-                lease=incident.read_lease(self._table),
-                operation=operation.running(self._table, now),
-                pause=pause.active(self._table, now),
+                lease=incident.read_lease(self._operations.table),
+                operation=operation.running(self._operations.table, now),
+                pause=pause.active(self._operations.table, now),
                 primary=rds.status(client, known.primary).status,
             )
         )
@@ -69,17 +65,11 @@ class Exercises:
     def start(self, kind: str) -> Started:
         """Start a drill or a sweep, without a look whether it may begin: the machine looks itself."""
         order: dict[str, Any] = {"ask": kind, "by": getpass.getuser()}
-        machines, epoch, wanted = self._account.client("stepfunctions"), self._roles().epoch, self._names.drill_machine
-        for page in machines.get_paginator("list_state_machines").paginate():
-            for found in page["stateMachines"]:
-                if found["name"] == wanted:
-                    answer = machines.start_execution(
-                        stateMachineArn=found["stateMachineArn"],
-                        name=incident.new_incident(time.time()),
-                        input=json.dumps(order),
-                    )
-                    return Started(str(answer["executionArn"]), epoch)
-        raise Problem(f"There is no state machine {wanted}: deploy {self._names.suffix} first.")
+        epoch, arn = self._operations.roles().epoch, self._operations.machine(self._names.drill_machine)
+        answer = self._account.client("stepfunctions").start_execution(
+            stateMachineArn=arn, name=incident.new_incident(time.time()), input=json.dumps(order)
+        )
+        return Started(str(answer["executionArn"]), epoch)
 
     def run(self, kind: str) -> Entry:
         """Hold a drill and tell each step. Returns its record; raises Problem when it did not pass."""
@@ -101,9 +91,9 @@ class Exercises:
 
     def abort(self, reason: str) -> Started:
         """Have the drill that runs give up and clean up. Raises Problem when none runs."""
-        claim = drill.claimed(self._table)
+        claim = drill.claimed(self._operations.table)
         why = f"Ended by {getpass.getuser()}: {reason.strip() or 'no reason given'}."
-        if claim is None or not claim.kind or not drill.ask_to_end(self._table, claim.execution, why):
+        if claim is None or not claim.kind or not drill.ask_to_end(self._operations.table, claim.execution, why):
             raise Problem("No drill runs: there is nothing to end.")
         return Started(claim.execution, claim.epoch)
 
@@ -116,22 +106,8 @@ class Exercises:
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    @property
-    def _table(self) -> RecoveryTable:
-        return RecoveryTable(self._account.client("dynamodb"), self._names.recovery_table)
-
-    def _roles(self) -> Roles:
-        try:
-            return roles.known(self._table)
-        except RolesUnknown as unknown:
-            raise Problem(str(unknown)) from unknown
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ResourceNotFoundException":
-                raise Problem(f"There is no environment {self._names.suffix}: deploy it first.") from error
-            raise
-
     def _record(self, started: Started) -> Entry:
-        for entry in history.read(self._table):
+        for entry in history.read(self._operations.table):
             if entry.execution == started.execution_arn and entry.kind.endswith("drill"):
                 return entry
         raise Problem(f"The execution {started.execution_arn} left no record; `exercise --kind sweep` writes one.")
@@ -140,7 +116,7 @@ class Exercises:
         """The switchover itself, whose record is kept a second time as a drill's, with what it has shown."""
         started = self._operations.switchover()
         self._operations.follow(started)
-        (done,) = [each for each in history.read(self._table) if each.execution == started.execution_arn]
+        (done,) = [each for each in history.read(self._operations.table) if each.execution == started.execution_arn]
         moments = {
             mark: clock.seconds(str(step["at"]))
             for mark in (KEPT_OUT, READ_BACK)
@@ -149,7 +125,7 @@ class Exercises:
         }
         took = moments[READ_BACK] - moments[KEPT_OUT]
         drill.keep(
-            self._table,
+            self._operations.table,
             done.identity,
             {
                 "kind": "switchover drill",

@@ -8,7 +8,9 @@ import string
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from deployment.account import Account
@@ -63,6 +65,36 @@ def play_agency(environment: Mapping[str, str], suffix: str) -> None:
         client.create_secret(Name=name, SecretString=json.dumps(value))
     except client.exceptions.ResourceExistsException:
         return
+
+
+@dataclass(frozen=True)
+class System:
+    """A system that is deployed in a local cloud of its own."""
+
+    account: Account
+    outputs: Mapping[str, str]
+    cdk: Cdk
+
+
+@contextmanager
+def system(suffix: str, environment: Mapping[str, str]) -> Iterator[System]:
+    """A system of that suffix in a local cloud of its own; nothing of it is left afterwards.
+
+    The log of its deploy, `reports/logs/<suffix>.log`, stays when something failed. Raises Problem.
+    """
+    state, log = ROOT / f".local-cloud-{suffix}", ROOT / "reports" / "logs" / f"{suffix}.log"
+    try:
+        up(state, environment)
+        target = environment_of(state, environment)
+        bootstrap(target, log)
+        cdk = Cdk(suffix, target, log)
+        cdk.synth()
+        play_agency(target, suffix)
+        yield System(Account(target), cdk.deploy(), cdk)
+    finally:
+        down(state, environment)
+        Cdk(suffix, environment).discard()
+    log.unlink(missing_ok=True)
 
 
 def not_honoured(environment: Mapping[str, str]) -> list[str]:

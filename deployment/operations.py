@@ -54,9 +54,9 @@ class Operations:
 
     def preview_of_reprotect(self) -> tuple[str, bool]:
         """What a reprotect would do first, in a sentence, and whether it deletes a member."""
-        known, now = self._roles(), time.time()
+        known, now = self.roles(), time.time()
         client = self._account.client("rds")
-        lease = incident.read_lease(self._table)
+        lease = incident.read_lease(self.table)
         standby = reprotection.describe(client, known.standby, {})
         step = reprotection.plan(
             reprotection.Situation(
@@ -71,7 +71,7 @@ class Operations:
                 wanted={},
             )
         )
-        running = operation.running(self._table, now)
+        running = operation.running(self.table, now)
         if running is not None:
             raise Problem(f"Nothing was started: another operation runs, {running.kind} {running.execution}.")
         replica = standby.replica_of == known.primary and standby.status not in reprotection.BROKEN_REPLICA
@@ -79,16 +79,16 @@ class Operations:
 
     def preview_of_switchover(self) -> str:
         """Who would become primary. Raises Problem with the reason when a switchover would be refused."""
-        known, now = self._roles(), time.time()
+        known, now = self.roles(), time.time()
         client = self._account.client("rds")
         hindrance = switchover.hindrance(
             switchover.Situation(
                 now=now,
                 epoch=known.epoch,
                 roles=known,
-                lease=incident.read_lease(self._table),
-                pause=pause.active(self._table, now),
-                operation=operation.running(self._table, now),
+                lease=incident.read_lease(self.table),
+                pause=pause.active(self.table, now),
+                operation=operation.running(self.table, now),
                 observations=self._observations(),
                 primary=rds.status(client, known.primary),
                 standby=rds.status(client, known.standby),
@@ -104,7 +104,7 @@ class Operations:
     def preview_of_override(self, accepts: Collection[str], reason: str, seconds: float) -> str:
         """What an override says may be lost, in sentences, with what the witnesses know of it now. Raises Problem when
         it does not say what, why and until when."""
-        known, now = self._roles(), time.time()
+        known, now = self.roles(), time.time()
         try:
             override.proposed(accepts, reason, getpass.getuser(), seconds, now)
         except OverrideMalformed as malformed:
@@ -120,7 +120,7 @@ class Operations:
                 f"You accept that {known.primary} may go on taking writes which are lost afterwards, because nobody "
                 "could show that it is out of reach. Make sure by other means that no application reaches it."
             )
-        for running in (override.active(self._table, now, known.epoch), pause.active(self._table, now)):
+        for running in (override.active(self.table, now, known.epoch), pause.active(self.table, now)):
             if isinstance(running, Override):
                 said.append(f"It replaces the override of {running.by}, {' and '.join(sorted(running.accepts))}.")
             elif running is not None:
@@ -139,13 +139,13 @@ class Operations:
 
     def reprotect(self) -> Started:
         """Start a reprotect of the present epoch."""
-        epoch, name = self._roles().epoch, incident.new_incident(time.time())
+        epoch, name = self.roles().epoch, incident.new_incident(time.time())
         order = {"id": name, "automatic": False, "forensics": True}
         return self._start(self._names.reprotect_machine, epoch, name, order)
 
     def switchover(self) -> Started:
         """Start a switchover from the present epoch."""
-        epoch, name = self._roles().epoch, incident.new_incident(time.time())
+        epoch, name = self.roles().epoch, incident.new_incident(time.time())
         return self._start(self._names.switchover_machine, epoch, name, {"incident": name})
 
     def failover(self, since: float | None) -> Started:
@@ -154,17 +154,17 @@ class Operations:
         `since` is the first failed probe, epoch seconds, from which RDS's grace counts. What the machine may do is
         decided by the arbiter as ever. Killed between lease and start, the same command goes on from there.
         """
-        known, now = self._roles(), time.time()
-        paused = pause.active(self._table, now)
+        known, now = self.roles(), time.time()
+        paused = pause.active(self.table, now)
         if paused is not None:
             raise Problem(f"Nothing was started: the system is {paused}; resume first.")
-        arn = self._machine(self._names.state_machine)
+        arn = self.machine(self._names.state_machine)
         suspicion = Suspicion(
-            self._table,
+            self.table,
             lambda: self._account.client("stepfunctions"),
             arn,
             incident.OPERATOR,
-            self._machine(self._names.switchover_machine),
+            self.machine(self._names.switchover_machine),
         )
         lease = suspicion.act(known, now, None, since)
         if lease is None:
@@ -181,7 +181,7 @@ class Operations:
             if described["status"] != "RUNNING":
                 break
             time.sleep(FOLLOW_SECONDS)
-        for entry in history.read(self._table):
+        for entry in history.read(self.table):
             if started.execution_arn.rpartition(":")[2].endswith(entry.identity):
                 for step in entry.timeline[told:]:
                     self._announce(f"{step['at']}  {step['event']}")
@@ -197,7 +197,7 @@ class Operations:
         """Wait until the roles of `epoch` or a later one are protected. Raises Problem after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
-            known = self._roles()
+            known = self.roles()
             if known.epoch >= epoch and known.protected:
                 return
             if time.monotonic() > deadline:
@@ -206,45 +206,47 @@ class Operations:
 
     def pause(self, reason: str, seconds: float) -> Pause:
         """Stop automatic action for so long. Raises Problem for a pause without reason or end."""
-        self._roles()
+        self.roles()
         try:
-            return pause.begin(self._table, reason, seconds, getpass.getuser(), time.time())
+            return pause.begin(self.table, reason, seconds, getpass.getuser(), time.time())
         except PauseRefused as refused:
             raise Problem(str(refused)) from refused
 
     def resume(self) -> bool:
         """Let the system act again; whether it was paused."""
-        self._roles()
-        return pause.end(self._table, time.time())
+        self.roles()
+        return pause.end(self.table, time.time())
 
     def override(self, accepts: Collection[str], reason: str, seconds: float) -> Override:
         """Accept a loss for so long, in the present epoch; the next incident, or round of one, decides with it. Raises
         Problem when it does not say what, why and until when."""
-        epoch = self._roles().epoch
+        epoch = self.roles().epoch
         try:
-            return override.order(self._table, accepts, reason, getpass.getuser(), seconds, time.time(), epoch)
+            return override.order(self.table, accepts, reason, getpass.getuser(), seconds, time.time(), epoch)
         except OverrideMalformed as malformed:
             raise Problem(str(malformed)) from malformed
 
     def withdraw_override(self) -> bool:
         """Accept no loss any more; whether any was accepted."""
-        self._roles()
-        return override.withdraw(self._table, time.time())
+        self.roles()
+        return override.withdraw(self.table, time.time())
 
     def history(self) -> list[history.Entry]:
         """What has happened, newest first."""
-        self._roles()
-        return history.read(self._table)
+        self.roles()
+        return history.read(self.table)
 
     # ----------------------------------------------------------------------------------------------------------------
 
     @property
-    def _table(self) -> RecoveryTable:
+    def table(self) -> RecoveryTable:
+        """The recovery table."""
         return RecoveryTable(self._account.client("dynamodb"), self._names.recovery_table)
 
-    def _roles(self) -> Roles:
+    def roles(self) -> Roles:
+        """Who is what now. Raises Problem when nobody knows, or there is no such environment."""
         try:
-            return roles.known(self._table)
+            return roles.known(self.table)
         except RolesUnknown as unknown:
             raise Problem(str(unknown)) from unknown
         except ClientError as error:
@@ -253,9 +255,10 @@ class Operations:
             raise
 
     def _observations(self) -> tuple[Observation, ...]:
-        return tuple(seen for each in WITNESSES if (seen := observation.read(self._table, each)) is not None)
+        return tuple(seen for each in WITNESSES if (seen := observation.read(self.table, each)) is not None)
 
-    def _machine(self, name: str) -> str:
+    def machine(self, name: str) -> str:
+        """The ARN of a state machine of the environment. Raises Problem when there is none."""
         machines = self._account.client("stepfunctions")
         for page in machines.get_paginator("list_state_machines").paginate():
             for found in page["stateMachines"]:
@@ -264,7 +267,7 @@ class Operations:
         raise Problem(f"There is no state machine {name}: deploy {self._suffix} first.")
 
     def _start(self, machine: str, epoch: int, name: str, order: dict[str, Any]) -> Started:
-        machines, arn = self._account.client("stepfunctions"), self._machine(machine)
+        machines, arn = self._account.client("stepfunctions"), self.machine(machine)
         given = {**order, "epoch": epoch, "started_at": iso(time.time()), "by": getpass.getuser()}
         answer = machines.start_execution(stateMachineArn=arn, name=f"{epoch}-{name}", input=json.dumps(given))
         return Started(str(answer["executionArn"]), epoch)

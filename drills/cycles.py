@@ -15,13 +15,11 @@ from dataclasses import dataclass
 
 from deployment import local
 from deployment.account import Account
-from deployment.cdk import ROOT, Cdk
 from deployment.destruction import Destruction
 from deployment.operations import Operations
 from deployment.problem import Problem
 from drills.client import Application
 from drills.ledger import Attempt, Ledger, acknowledged
-from drills.report import REPORTS
 from drills.scenarios import post
 from recovery import clock, history, incident, roles
 from recovery.roles import Roles
@@ -260,28 +258,15 @@ def rehearse(
     environment: Mapping[str, str], course: Callable[[Cycles], list[Step]], announce: Callable[[str], None]
 ) -> list[Step]:
     """A course in a local cloud of its own; at the end a diff must be empty and a destroy leave nothing."""
-    suffix = f"cycle-{secrets.token_hex(2)}"
-    state, log = ROOT / f".local-cloud-{suffix}", REPORTS / "logs" / f"{suffix}.log"
-    try:
-        local.up(state, environment)
-        target = local.environment_of(state, environment)
-        local.bootstrap(target, log)
-        cdk = Cdk(suffix, target, log)
-        cdk.synth()
-        local.play_agency(target, suffix)
-        account, flat = Account(target), cdk.deploy()
-        announce(f"deployed {suffix}")
-        steps = run(account, flat, course, announce)
-        if difference := cdk.diff():
+    with local.system(f"cycle-{secrets.token_hex(2)}", environment) as deployed:
+        announce(f"deployed {deployed.cdk.suffix}")
+        steps = run(deployed.account, deployed.outputs, course, announce)
+        if difference := deployed.cdk.diff():
             raise Problem(f"After all of it a deploy would change something:\n{difference}")
-        outcome = Destruction(account, cdk, protect=False, announce=lambda _: None).run()
+        outcome = Destruction(deployed.account, deployed.cdk, protect=False, announce=lambda _: None).run()
         if outcome.left:
             raise Problem(f"After all of it a destroy leaves {', '.join(outcome.left)}.")
         announce("the diff is empty, and the destroy has left nothing")
-    finally:
-        local.down(state, environment)
-        Cdk(suffix, environment).discard()
-    log.unlink(missing_ok=True)
     return steps
 
 

@@ -71,8 +71,28 @@ class Metric:
     statistic: Literal["Average", "Maximum", "Minimum", "Sum"] = "Maximum"
 
 
+class Told:
+    """What an alarm and a composite have in common: a name, and what whoever gets it reads."""
+
+    name: str
+    meaning: str
+    action: str
+    runbook: str
+    severity: Severity
+
+    @property
+    def construct_id(self) -> str:
+        """The name in the manner of construct ids."""
+        return in_construct_style(self.name)
+
+    @property
+    def description(self) -> str:
+        """What whoever gets the alarm reads."""
+        return described(self.severity, self.meaning, self.action, self.runbook)
+
+
 @dataclass(frozen=True)
-class Alarm:
+class Alarm(Told):
     """Goes off when the value of `datapoints` of the last `periods` periods (s each) is beyond `threshold`, in the
     metric's unit; all of them must be when `datapoints` is None. `name` is part of the alarm's name, and makes its
     construct's id; `runbook` is the stem of the file under docs/runbooks.
@@ -91,19 +111,9 @@ class Alarm:
     periods: int = 1
     datapoints: int | None = None
 
-    @property
-    def construct_id(self) -> str:
-        """The name in the manner of construct ids."""
-        return in_construct_style(self.name)
-
-    @property
-    def description(self) -> str:
-        """What whoever gets the alarm reads."""
-        return described(self.severity, self.meaning, self.action, self.runbook)
-
 
 @dataclass(frozen=True)
-class Composite:
+class Composite(Told):
     """Goes off when of any group of `rule` all alarms (by their names here) are in alarm."""
 
     name: str
@@ -112,16 +122,6 @@ class Composite:
     action: str
     runbook: str
     severity: Severity = Severity.CRITICAL
-
-    @property
-    def construct_id(self) -> str:
-        """The name in the manner of construct ids."""
-        return in_construct_style(self.name)
-
-    @property
-    def description(self) -> str:
-        """What whoever gets the alarm reads."""
-        return described(self.severity, self.meaning, self.action, self.runbook)
 
     @property
     def children(self) -> tuple[str, ...]:

@@ -10,12 +10,10 @@ from typing import Any
 
 from deployment import local
 from deployment.account import Account
-from deployment.cdk import ROOT, Cdk
 from drills import cycles
 from drills.client import Application
 from drills.dashboard.reading import Board, read
 from drills.ledger import Ledger
-from drills.report import REPORTS
 from drills.scenarios import post
 
 WITNESSES = ("witness-a", "witness-c")
@@ -29,22 +27,9 @@ SUFFIX = "example"
 
 def film(environment: Mapping[str, str], minutes: int, announce: Callable[[str], None]) -> Board:
     """The dashboard at the end of so many minutes, in a local cloud of its own. Raises Problem."""
-    state, log = ROOT / f".local-cloud-{SUFFIX}", REPORTS / "logs" / f"{SUFFIX}.log"
-    try:
-        local.up(state, environment)
-        target = local.environment_of(state, environment)
-        local.bootstrap(target, log)
-        cdk = Cdk(SUFFIX, target, log)
-        cdk.synth()
-        local.play_agency(target, SUFFIX)
-        account, outputs = Account(target), cdk.deploy()
+    with local.system(SUFFIX, environment) as deployed:
         announce(f"deployed {SUFFIX}")
-        board = _Hour(account, outputs, announce).film(minutes)
-    finally:
-        local.down(state, environment)
-        Cdk(SUFFIX, environment).discard()
-    log.unlink(missing_ok=True)
-    return board
+        return _Hour(deployed.account, deployed.outputs, announce).film(minutes)
 
 
 class _Hour:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from deployment import local
-from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
 from deployment.problem import Problem
 from drills.report import REPORTS
@@ -120,24 +119,11 @@ def one_seed(machines: Machines, seed: int) -> tuple[int, Finding, list[str]]:
 @contextlib.contextmanager
 def deployed(environment: Mapping[str, str]) -> Iterator[Course]:
     """A course in a local cloud of its own, of which nothing is left."""
-    suffix = f"soak-{secrets.token_hex(2)}"
-    state, log = ROOT / f".local-cloud-{suffix}", REPORTS / "logs" / f"{suffix}.log"
-    swift = {**environment, **SWIFT}
-    try:
-        local.up(state, swift)
-        target = local.environment_of(state, swift)
-        local.bootstrap(target, log)
-        cdk = Cdk(suffix, target, log)
-        cdk.synth()
-        local.play_agency(target, suffix)
-        course = Course(Account(target), cdk.deploy())
+    with local.system(f"soak-{secrets.token_hex(2)}", {**environment, **SWIFT}) as system:
+        course = Course(system.account, system.outputs)
         course.prepare()
-        print(f"deployed {suffix}", flush=True)
+        print(f"deployed {system.cdk.suffix}", flush=True)
         yield course
-    finally:
-        local.down(state, swift)
-        Cdk(suffix, environment).discard()
-    log.unlink(missing_ok=True)
 
 
 def every_step(course: Course, state: str, told: Told) -> None:

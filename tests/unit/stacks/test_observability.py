@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from deployment.cdk import ROOT
 from recovery.arbiter import waiting_limit
 from stacks.alarms import DESCRIPTION_LENGTH, LONGEST_RUNS, MINUTES_OF_WAITING, Alarm, Watched, alarms, composites
 from stacks.dashboard import body
@@ -20,6 +21,17 @@ def alarm(system: System, name: str) -> Resource:
         if each.properties["AlarmName"] == f"citizens-{name}-{SUFFIX}"
     ]
     return found
+
+
+def test_the_runbook_that_an_alarm_names_is_there(system: System) -> None:
+    told = [
+        json.dumps(each.properties["AlarmDescription"])
+        for kind in ("Alarm", "CompositeAlarm")
+        for each in system.of(f"AWS::CloudWatch::{kind}")
+    ]
+    named = [re.findall(r"docs/runbooks/[a-z-]+\.md", text) for text in told]
+    assert {len(each) for each in named} == {1}
+    assert [path for (path,) in named if not (ROOT / path).is_file()] == []
 
 
 def test_every_alarm_tells_the_topic_when_it_starts_and_when_it_ends(system: System) -> None:
