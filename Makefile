@@ -30,7 +30,7 @@ setup: $(READY) ## install everything into .venv and node_modules (done by every
 
 $(READY): requirements.txt constraints.txt package.json package-lock.json
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python %d.%d was found as $(PYTHON); 3.11 or newer is needed: run make PYTHON=/path/to/python3.11" % v[:2])'
-	@echo "Setting up .venv (about 1.2 GB, once) ..."
+	@echo "Setting up .venv (about 1.5 GB, once) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt --constraint constraints.txt
 	@$(BIN)/npm ci --silent --no-audit --no-fund
