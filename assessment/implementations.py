@@ -124,7 +124,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
         (POLICIES, KEYS, GROUPS, of("SNS::TopicPolicy", "SQS::QueuePolicy"), FILES),
         (
             f"{STACKS}templates.py::test_no_permission_has_a_wildcard_action",
-            f"{STACKS}functions.py::test_only_three_roles_may_read_the_secret_and_only_rotation_may_change_it",
+            f"{STACKS}functions.py::test_only_rotations_role_may_read_or_change_the_secret",
             f"{PREPARATION}each_role_may_do_its_own_job_and_not_another_ones",
             "integration/test_least_privilege.py::test_an_exercise_fails_without_any_one_permission_that_it_uses",
         ),
@@ -590,7 +590,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
         "logs, outputs nor error messages show it.",
         (POLICIES, ROTATION),
         (
-            f"{STACKS}functions.py::test_only_three_roles_may_read_the_secret_and_only_rotation_may_change_it",
+            f"{STACKS}functions.py::test_only_rotations_role_may_read_or_change_the_secret",
             f"{ROTATING}a_secret_shows_no_password",
             "unit/recovery/test_connection.py::test_a_password_is_not_shown",
         ),
