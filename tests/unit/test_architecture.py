@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "drills": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
     "assessment": {
-        *("deployment", "drills.report", "recovery.promise", "recovery.worst_case"),
+        *("deployment", "recovery.promise", "recovery.worst_case"),
         *("stacks.settings", "stacks.names", "stacks.templates", "stacks.promised"),
     },
     "benchmarks": {"recovery", "deployment", "stacks.settings", "drills", "local_cloud"},
