@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "deployment": {"recovery", "stacks.settings", "stacks.names", "stacks.promised"},
     "drctl": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "drills": {"recovery", "deployment", "stacks.settings", "stacks.names"},
-    "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
+    "privilege": {"deployment", "drills", "recovery.clock", "stacks.settings", "stacks.unused_permissions"},
     "assessment": {
         *("deployment", "recovery.promise", "recovery.worst_case"),
         *("stacks.settings", "stacks.names", "stacks.templates", "stacks.promised"),
