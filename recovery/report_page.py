@@ -41,6 +41,7 @@ CONTROLS: Mapping[str, str] = {
 }
 """NIST SP 800-53 Rev. 5 controls that a report is evidence for; it shows implementation and claims no authorization."""
 
+_MEASURED = ("rto_seconds", "rpo_seconds")
 _KNOWN = frozenset(
     (
         *("outcome", "verdict", "reason", "kind", "started_at", "ended_at", "timeline", "account", "decision"),
@@ -224,7 +225,7 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 def _objectives(document: Document) -> str:
     objectives = document.get("objectives") or {}
-    if not objectives or document.get("rto_basis") is None:
+    if not any(document.get(name) is not None or objectives.get(name) is not None for name in _MEASURED):
         return _nothing("No client was watched: recovery time and lost data as clients see them are not known.")
     return _table(
         ("objective", "limit", "measured", "how it was measured"),
