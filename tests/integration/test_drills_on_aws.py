@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from deployment.cdk import ROOT
 from deployment.evidence import EvidenceRoom
 from deployment.exercises import Exercises
-from deployment.work_tree import commit_of
 from drills.scenarios import post
-from recovery import drill, history, incident, report_page, roles
+from recovery import drill, history, incident, provenance, report_page, roles
 from recovery.history import Entry
 from recovery.table import RecoveryTable
 from tests import browser
@@ -94,7 +92,7 @@ def test_the_schedule_holds_the_drill_that_is_due_and_tells_how_long_ago_it_pass
     assert list(missing(told)) == []
     assert {each["verdict"] for each in told["preflight"]} == {"ok"}
     assert told["template_sha256"] == deployed.cdk.template_sha256()
-    assert told["commit"] == commit_of(ROOT)
+    assert told["commit"] == provenance.read(table).commit
     steps = [step["step"] for step in json.loads(record["steps"])]
     assert steps == ["asked", "copied", "promote", "verified", "rolled", "cleaned"]
     assert drill.ledger(table, now).kinds["replica"].passed_at is not None
@@ -245,7 +243,7 @@ def test_a_switchover_on_command_changes_the_roles_and_is_kept_as_a_drill_too(
     assert 0 < record["rto_seconds"] < 60
     assert list(missing(report_page.of_record(f"drill#{done.identity}", record))) == []
     (itself,) = [each for each in history.read(table) if each.execution == done.execution and each != done]
-    assert (itself.kind, itself.outcome) == ("switchover", "succeeded")
+    assert (itself.kind, itself.outcome) == ("switchover", "promoted")
 
 
 def test_what_was_exported_of_all_this_can_be_read_and_is_whole(deployed: Deployed, tmp_path: Path) -> None:
