@@ -6,6 +6,7 @@ The record keeps figures; what they are of and how they were measured is said he
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,8 +41,8 @@ _SHOWN = frozenset(
     (
         *("kind", "outcome", "reason", "epoch", "timeline", "started_at", "ended_at", "execution", "identifier", "by"),
         *("measured", "verified", "log", "rto_seconds", "rto_resolution_seconds", "rto_limit_seconds"),
-        *("rpo_seconds", "rpo_limit_seconds", "rpo_by", "preflight", "alarms", "deviations", "restoration"),
-        *("commit", "template_sha256", "plan", "suffix"),
+        *("rpo_seconds", "rpo_limit_seconds", "rpo_by", "preflight", "deviations", "restoration"),
+        *("commit", "template_sha256", "plan", "suffix", "alarms", "steps", "id", "expires_at"),
     )
 )
 
@@ -60,20 +61,20 @@ def described(record: Record) -> dict[str, Any]:
             {"role": "detection and decision", "who": "none: a drill begins with its request"},
             {"role": "recovery", "who": f"state machine (no person): {record.get('execution') or 'unknown'}"},
         ],
-        "preflight": _list(record.get("preflight")),
+        "preflight": _rows_of(record.get("preflight"), "check", "verdict", "found"),
         "before": _before(record),
         "objectives": {
-            "rto_seconds": record.get("rto_limit_seconds"),
-            "rpo_seconds": record.get("rpo_limit_seconds"),
+            "rto_seconds": _number(record.get("rto_limit_seconds")),
+            "rpo_seconds": _number(record.get("rpo_limit_seconds")),
         },
-        "rto_seconds": record.get("rto_seconds"),
-        "rto_resolution_seconds": record.get("rto_resolution_seconds"),
+        "rto_seconds": _number(record.get("rto_seconds")),
+        "rto_resolution_seconds": _number(record.get("rto_resolution_seconds")),
         "rto_basis": RTO_BASES.get(kind),
-        "rpo_seconds": record.get("rpo_seconds"),
+        "rpo_seconds": _number(record.get("rpo_seconds")),
         "rpo_basis": RPO_BASES.get(by),
         "rows": _rows(by, account),
         "rows_basis": ROWS_BASES.get(by),
-        "alarms": None if record.get("alarms") is None else _list(record["alarms"]),
+        "alarms": None if record.get("alarms") is None else _rows_of(record["alarms"], "name", "state", "at", "note"),
         "deviations": None if record.get("deviations") is None else _list(record["deviations"]),
         "loss_account": account,
         "corrective_actions": [],
@@ -82,9 +83,11 @@ def described(record: Record) -> dict[str, Any]:
         "commit": record.get("commit") or None,
         "template_sha256": record.get("template_sha256") or None,
         "facts": {
-            name: json.loads(value) if name == "steps" and isinstance(value, str) and value else value
-            for name, value in record.items()
-            if name not in _SHOWN and name not in ("id", "expires_at")
+            **{
+                f"step {each['step']}, seconds": each["seconds"]
+                for each in _rows_of(record.get("steps"), "step", "seconds")
+            },
+            **{name: value for name, value in record.items() if name not in _SHOWN},
         },
     }
 
@@ -109,14 +112,25 @@ def _rows(by: str, account: Record) -> str:
         return "written and read back"
     if by != "heartbeat":
         return "not verified"
-    if "changes" not in account:
+    changes, transactions = _number(account.get("changes")), _number(account.get("transactions"))
+    if changes is None or transactions is None:
         return "heartbeat read back"
-    return f"heartbeat read back, {account['changes']:,} changes of {account['transactions']:,} transactions matched"
+    return f"heartbeat read back, {changes:,} changes of {transactions:,} transactions matched"
 
 
 def _mapping(value: object) -> dict[str, Any]:
     found = _decoded(value)
     return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _rows_of(value: object, *names: str) -> list[dict[str, str]]:
+    """Records with these fields, as text; whatever else stands there is left out."""
+    found = (each for each in _list(value) if isinstance(each, Mapping) and each.keys() >= set(names))
+    return [{name: str(each[name]) for name in names} for each in found]
 
 
 def _list(value: object) -> list[Any]:

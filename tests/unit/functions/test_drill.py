@@ -303,6 +303,8 @@ def test_the_record_of_a_drill_tells_all_that_a_test_report_has_to_tell(table: R
         assert said in section(page, "Objectives and their basis")
     assert told["deviations"][0] == "The machine: promoteReadReplica: Rds.InvalidDbInstanceStateException."
     assert told["deviations"][1].startswith("The alarm same-zone fired unexpectedly: ")
+    took = {"asked": "0.0", "promote": "0.0", "verified": "9.0", "cleaned": "11.0"}
+    assert told["facts"] == {f"step {name}, seconds": seconds for name, seconds in took.items()}
     assert "was gone at" in told["restoration"][0]
     assert "not recorded" not in page.lower()
 
