@@ -69,7 +69,7 @@ def document(**changed: Any) -> dict[str, Any]:
         "corrective_actions": [{"what": "lower the period", "owner": "duty", "due": "2027-02-01"}],
         "restoration": ["The environment was destroyed."],
         "participants": [{"role": "test director", "who": "someone"}],
-        "preflight": [{"check": "region", "verdict": "OK", "found": "enabled"}],
+        "preflight": [{"check": "region", "verdict": "ok", "found": "enabled"}],
         "controls": list(report_page.CONTROLS),
         "plan": {"name": "docs/failover-machine.md", "sha256": "p" * 64},
         "seal": {"number": 3, "previous": "e" * 64, "sealed_at": "2027-01-15T08:01:00Z"},
