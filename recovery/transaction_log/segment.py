@@ -179,8 +179,8 @@ class Writer:
 
     def _compress(self) -> None:
         # Done without Python's lock: the next block arrives meanwhile.
-        self._waiting.append(self._pool.submit(codec.compress, bytes(self._block)))
-        self._block.clear()
+        self._waiting.append(self._pool.submit(codec.compress, self._block))
+        self._block = bytearray()
         while len(self._waiting) > BLOCKS_WAITING:
             self._store()
 
