@@ -146,7 +146,9 @@ class Application:
     def _apply(self, net: Net) -> None:
         relation, table = net.relation, self._table(net.relation)
         columns = [quote(column.name) for column in relation.columns]
-        if relation.whole:
+        if not net.changes_rows:
+            pass  # a load: nothing needs staging
+        elif relation.whole:
             self._delete_whole(net, table, columns)
         else:
             self._change(net, table, columns)

@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from recovery.transaction_log import ddl, segment
+from recovery.transaction_log.copy_stream import Run
+from recovery.transaction_log.lines import of_run
 from recovery.transaction_log.netting import Changes, Counts, Net, changes_of
 from recovery.transaction_log.pgoutput import MessageUnknown
 from recovery.transaction_log.position import Position, Transaction, begin
 from recovery.transaction_log.rows import Relation, emitted, relation, truncation
 from recovery.transaction_log.segment import Segment
+from recovery.transaction_log.shapes import Shape
 
 BATCH_CHANGES = 100_000
 BATCH_BYTES = 32 << 20
@@ -83,6 +86,10 @@ class Batches:
         self._described: dict[bytes, bytes] = {}
         self._tables: dict[bytes, Changes | None] = {}
         self._touched: dict[bytes, Changes] = {}
+        self._shapes: dict[bytes, list[Shape]] = {}
+        # What tables' changes come to up to a run of inserts, and the run; what is touched comes after it.
+        self._settled: dict[bytes, list[Net]] = {}
+        self._counts: dict[str, Counts] = {}
         self._count = self._transactions = 0
         self._begun = b""
         self._uncommitted = False
@@ -100,6 +107,7 @@ class Batches:
                 epoch = found.header.epoch
                 self._described.clear()
                 self._tables.clear()
+                self._shapes.clear()
             yield from self._segment(found, after, until)
             if self.reached:
                 break
@@ -115,7 +123,14 @@ class Batches:
         unpack, excludes = _COMMIT_LSN.unpack_from, self._until.excludes if self._until != Until() else None
         skipping = inside = False
         size = 0
-        for messages in segment.message_lists(found):
+        for messages in segment.message_lists(found, self._shapes):
+            if isinstance(messages, Run):
+                if not skipping and self._take_run(messages):
+                    size += len(messages.frames)
+                    if size > largest:
+                        yield self._batch(epoch)
+                        size = 0
+                continue
             for message in messages:
                 kind = message[0]
                 if kind in _ROWS:
@@ -152,7 +167,7 @@ class Batches:
                             size = 0
                 elif kind == _RELATION:
                     if self._described.get(message[1:5]) != message:
-                        if message[1:5] in touched:
+                        if message[1:5] in touched or message[1:5] in self._settled:
                             yield self._batch(epoch)
                             size = 0
                         self._describe(message)
@@ -169,9 +184,34 @@ class Batches:
         for oid in emptied.relations:
             changes = self._tables[oid] if oid in self._tables else self._unknown(oid)
             if changes is not None:
+                if oid in self._settled:  # all that came before is gone
+                    before = self._settled.pop(oid)
+                    changes.truncate(any(net.restart for net in before))
+                    changes.counts.truncated -= 1
                 changes.truncate(emptied.restart)
                 self._touched[oid] = changes
                 self._count += 1
+
+    def _take_run(self, run: Run) -> bool:
+        """Many inserts at once, behind what the table's changes come to before them; False for a table left out."""
+        oid = run.oid
+        changes = self._tables[oid] if oid in self._tables else self._unknown(oid)
+        if changes is None:
+            return False
+        settled = self._settled.setdefault(oid, [])
+        if oid in self._touched or not settled:
+            settled.append(changes.net())
+            self._settle(oid, changes)
+        count, rows = of_run(run)
+        settled[-1] = settled[-1].and_inserted(count, rows)
+        self._counts[name_of(changes.relation)].inserted += count
+        self._count += count
+        return True
+
+    def _settle(self, oid: bytes, changes: Changes) -> None:
+        self._counts.setdefault(name_of(changes.relation), Counts()).add(changes.counts)
+        self._touched.pop(oid, None)
+        self._tables[oid] = changes.anew()
 
     def _unknown(self, oid: bytes) -> Changes | None:
         raise MessageUnknown(f"The log changes the table {int.from_bytes(oid, 'big')} without describing it.")
@@ -180,19 +220,22 @@ class Batches:
         oid = message[1:5]
         described = relation(message)
         self._described[oid] = message
-        self._tables[oid] = None if described.schema == OWN_SCHEMA else changes_of(described)
+        changes = None if described.schema == OWN_SCHEMA else changes_of(described)
+        self._tables[oid] = changes
+        self._shapes[oid] = [] if changes is None else changes.lines.shapes
 
     def _batch(self, epoch: int, content: bytes | None = None, commits: bool = False) -> Batch:
         """What gathered so far; unless it `commits`, its last transaction goes on."""
-        nets, counts = [], {}
-        for oid, changes in self._touched.items():
+        nets = [net for settled in self._settled.values() for net in settled]
+        for oid, changes in list(self._touched.items()):
             nets.append(changes.net())
-            counts[name_of(changes.relation)] = changes.counts
-            self._tables[oid] = changes_of(changes.relation)
+            self._settle(oid, changes)
+        counts = self._counts
         commit = begin(self._begun, epoch) if commits else None
         first = content is not None and ddl.comes_first(content)
         batch = Batch(tuple(nets), content, commit, self._transactions, counts, first)
-        self._touched.clear()
+        self._settled.clear()
+        self._counts = {}
         self._count = self._transactions = 0
         self._uncommitted = not commits
         self._altered = self._altered and not commits

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recovery.transaction_log import codec, copy_stream
+from recovery.transaction_log.copy_stream import Run, Shapes
 from recovery.transaction_log.pgoutput import Begin, Commit, MessageUnknown
 
 FORMAT = 3
@@ -259,10 +260,10 @@ def messages(segment: Segment) -> Iterator[bytes]:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 
 
-def message_lists(segment: Segment) -> Iterator[list[bytes]]:
-    """The same messages, many at a time."""
+def message_lists(segment: Segment, shapes: Shapes | None = None) -> Iterator[list[bytes] | Run]:
+    """The same messages, many at a time, and as runs (`copy_stream.message_lists`)."""
     try:
-        yield from copy_stream.message_lists(blocks(segment.path))
+        yield from copy_stream.message_lists(blocks(segment.path), shapes)
     except (ValueError, struct.error) as error:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 
