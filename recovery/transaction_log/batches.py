@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 from recovery.transaction_log import ddl, segment
 from recovery.transaction_log.copy_stream import Run
-from recovery.transaction_log.lines import of_run
-from recovery.transaction_log.netting import Changes, Counts, Net, changes_of
+from recovery.transaction_log.netting import Changes, Counts, Load, Net, changes_of
 from recovery.transaction_log.pgoutput import MessageUnknown
 from recovery.transaction_log.position import Position, Transaction, begin
 from recovery.transaction_log.rows import Relation, emitted, relation, truncation
@@ -87,8 +86,8 @@ class Batches:
         self._tables: dict[bytes, Changes | None] = {}
         self._touched: dict[bytes, Changes] = {}
         self._shapes: dict[bytes, list[Shape]] = {}
-        # What tables' changes come to up to a run of inserts, and the run; what is touched comes after it.
-        self._settled: dict[bytes, list[Net]] = {}
+        # What is touched comes after these.
+        self._loads: dict[bytes, list[Load]] = {}
         self._counts: dict[str, Counts] = {}
         self._count = self._transactions = 0
         self._begun = b""
@@ -167,7 +166,7 @@ class Batches:
                             size = 0
                 elif kind == _RELATION:
                     if self._described.get(message[1:5]) != message:
-                        if message[1:5] in touched or message[1:5] in self._settled:
+                        if message[1:5] in touched or message[1:5] in self._loads:
                             yield self._batch(epoch)
                             size = 0
                         self._describe(message)
@@ -184,11 +183,8 @@ class Batches:
         for oid in emptied.relations:
             changes = self._tables[oid] if oid in self._tables else self._unknown(oid)
             if changes is not None:
-                if oid in self._settled:  # all that came before is gone
-                    before = self._settled.pop(oid)
-                    changes.truncate(any(net.restart for net in before))
-                    changes.counts.truncated -= 1
-                changes.truncate(emptied.restart)
+                gone = self._loads.pop(oid, [])
+                changes.truncate(emptied.restart or any(load.before.restart for load in gone))
                 self._touched[oid] = changes
                 self._count += 1
 
@@ -198,12 +194,11 @@ class Batches:
         changes = self._tables[oid] if oid in self._tables else self._unknown(oid)
         if changes is None:
             return False
-        settled = self._settled.setdefault(oid, [])
-        if oid in self._touched or not settled:
-            settled.append(changes.net())
+        loads = self._loads.setdefault(oid, [])
+        if oid in self._touched or not loads:
+            loads.append(Load(changes.net()))
             self._settle(oid, changes)
-        count, rows = of_run(run)
-        settled[-1] = settled[-1].and_inserted(count, rows)
+        count = loads[-1].take(run)
         self._counts[name_of(changes.relation)].inserted += count
         self._count += count
         return True
@@ -226,7 +221,7 @@ class Batches:
 
     def _batch(self, epoch: int, content: bytes | None = None, commits: bool = False) -> Batch:
         """What gathered so far; unless it `commits`, its last transaction goes on."""
-        nets = [net for settled in self._settled.values() for net in settled]
+        nets = [load.net() for loads in self._loads.values() for load in loads]
         for oid, changes in list(self._touched.items()):
             nets.append(changes.net())
             self._settle(oid, changes)
@@ -234,7 +229,7 @@ class Batches:
         commit = begin(self._begun, epoch) if commits else None
         first = content is not None and ddl.comes_first(content)
         batch = Batch(tuple(nets), content, commit, self._transactions, counts, first)
-        self._settled.clear()
+        self._loads.clear()
         self._counts = {}
         self._count = self._transactions = 0
         self._uncommitted = not commits

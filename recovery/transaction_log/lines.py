@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from recovery.transaction_log.copy_stream import Run
 from recovery.transaction_log.pgoutput import MessageUnknown
@@ -14,6 +14,7 @@ _OFTEN = 128
 _SHAPES = 4
 _CANDIDATES = 100
 """A shape that came up so often is looked for from then on; so many at most, for each costs a look at every block."""
+PIECE_BYTES = 1 << 20
 _TUPLE = 6
 """Where the tuple begins in a message that has the new row only."""
 
@@ -67,6 +68,18 @@ def of_run(run: Run) -> tuple[int, bytes]:
     """How many rows a run of inserts holds, and their lines."""
     rows = run.shape.frame.findall(run.frames + b"d\0")
     return len(rows), run.shape.lines(rows)
+
+
+def pieces(blocks: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The same lines in larger blocks: between two that are sent Python's lock is waited for."""
+    found: list[bytes] = []
+    gathered: list[bytes] = []
+    for block in blocks:
+        gathered.append(block)
+        if sum(map(len, gathered)) >= PIECE_BYTES:
+            found.append(b"".join(gathered))
+            gathered.clear()
+    return (*found, b"".join(gathered)) if gathered else tuple(found)
 
 
 def check_width(row: Sequence[Cell], relation: Relation) -> None:

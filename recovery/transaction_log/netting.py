@@ -7,9 +7,10 @@ deleted again leaves nothing. Values are only taken apart when the batch is over
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from recovery.transaction_log.lines import Lines, check_width
+from recovery.transaction_log.copy_stream import Run
+from recovery.transaction_log.lines import Lines, check_width, of_run, pieces
 from recovery.transaction_log.pgoutput import MessageUnknown
 from recovery.transaction_log.rows import (
     NULL,
@@ -71,9 +72,27 @@ class Net:
         """Whether it does anything to rows that were there before."""
         return bool(self.gone.count or self.changed.count or self.partial.rows.count)
 
-    def and_inserted(self, count: int, lines: bytes) -> Net:
-        """This, and then so many rows more."""
-        return replace(self, inserted=Rows(self.inserted.count + count, (*self.inserted.blocks, lines)))
+
+@dataclass
+class Load:
+    """Inserts that come as runs, behind what the table's changes come to before them."""
+
+    before: Net
+    count: int = 0
+    blocks: list[bytes] = field(default_factory=list)
+
+    def take(self, run: Run) -> int:
+        """The next run; how many rows it has."""
+        count, block = of_run(run)
+        self.count += count
+        self.blocks.append(block)
+        return count
+
+    def net(self) -> Net:
+        """Both together."""
+        first = self.before.inserted
+        rows = Rows(first.count + self.count, pieces((*first.blocks, *self.blocks)))
+        return replace(self.before, inserted=rows)
 
 
 @dataclass
@@ -323,4 +342,4 @@ def _joined(rows: list[bytes]) -> Rows:
 
 def _rows(lines: Lines, messages: list[bytes], joined: list[bytes]) -> Rows:
     rest = _joined(joined)
-    return Rows(len(messages) + rest.count, (*lines.of_messages(messages), *rest.blocks))
+    return Rows(len(messages) + rest.count, pieces((*lines.of_messages(messages), *rest.blocks)))
