@@ -72,7 +72,7 @@ def messages(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def message_lists(blocks: Iterable[bytes], shapes: Shapes | None = None) -> Iterator[list[bytes] | Run]:
-    """The messages of a stream, a list for each block: for those who look at every one, the fastest way to them.
+    """The messages of a stream, hundreds in a list: for those who look at every one, the fastest way to them.
 
     Many inserts of one of the `shapes` (by a table's OID, 4 bytes) come as runs between them, in the stream's order.
     """
@@ -88,28 +88,28 @@ def message_lists(blocks: Iterable[bytes], shapes: Shapes | None = None) -> Iter
             length = _FRAME.unpack_from(buffer)[1] - skip
             buffer = _FRAME.pack(buffer[:1], length) + buffer[_FRAME.size + skip :]
             end, skip = len(buffer), 0
-        follows = position if skip else end
-        while follows <= end and not skip:
+        whole = not skip
+        while whole:
             if shapes is not None and (run := _run_at(buffer, position, shapes)) is not None:
-                yield found
                 yield run
-                found = []
                 position += len(run.frames)
                 continue
             for _ in range(_BETWEEN_RUNS):
                 if position + _OVERHEAD > end:
-                    follows = end + 1
+                    whole = False
                     break
                 kind, length, columns, size = unpack(buffer, position)
                 if kind != b"d" or columns != 1 or size + _ROW.size + 4 != length:
                     raise ValueError(f"a frame of kind {kind!r} and {length} bytes is not a row's")
                 follows = position + 1 + length
                 if follows > end:
+                    whole = False
                     break
                 found.append(buffer[position + _OVERHEAD : follows])
                 position = follows
+            yield found
+            found = []
         rest = buffer[position:]
-        yield found
     if rest:
         raise ValueError("the last message is cut off")
 
