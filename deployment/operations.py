@@ -1,5 +1,5 @@
-"""An operator's commands over a deployed environment: failover, reprotect, switchover, pause, resume, override and
-history.
+"""An operator's commands over a deployed environment: failover, reprotect, switchover, lifting a fence, pause, resume,
+override and history.
 
 What is decided is decided in `recovery`, by the same rules that the deployed machines follow; here it is shown before,
 confirmed, started and followed.
@@ -18,7 +18,19 @@ from botocore.exceptions import ClientError
 
 from deployment.account import Account
 from deployment.problem import Problem
-from recovery import history, incident, observation, operation, override, pause, rds, reprotection, roles, switchover
+from recovery import (
+    fence,
+    history,
+    incident,
+    observation,
+    operation,
+    override,
+    pause,
+    rds,
+    reprotection,
+    roles,
+    switchover,
+)
 from recovery.clock import iso
 from recovery.observation import Observation
 from recovery.override import FENCE, LAG, Override, OverrideMalformed
@@ -39,6 +51,14 @@ class Started:
 
     execution_arn: str
     epoch: int
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """A member's security group, and the rules it lacks: each with `key`, who is let in, and EC2's `permission`."""
+
+    group: str
+    missing: tuple[dict[str, Any], ...]
 
 
 class Operations:
@@ -100,6 +120,46 @@ class Operations:
             f"{known.standby} becomes primary in place of {known.primary} (epoch {known.epoch} → {known.epoch + 1}). "
             f"Applications are kept out for some seconds; {known.primary} is then deleted and made again as a replica."
         )
+
+    def preview_of_lifting(self) -> tuple[str, Fenced]:
+        """Who would be let in to the primary of record, in a sentence, and what is missing of its rules. Raises Problem
+        with the reason when it must stay fenced."""
+        known, client = self.roles(), self._account.client("rds")
+        fenced = self._fenced(known.primary)
+        if not fenced.missing:
+            return f"{known.primary} is let in already: every rule of its group is there.", fenced
+        machines = self._account.client("stepfunctions")
+        running = [
+            f"{name} {execution['name']}"
+            for name in (self._names.state_machine, self._names.switchover_machine)
+            for execution in machines.list_executions(stateMachineArn=self.machine(name), statusFilter="RUNNING")[
+                "executions"
+            ]
+        ]
+        primary, standby = (rds.status(client, member) for member in (known.primary, known.standby))
+        hindrance = fence.hindrance(known, primary, standby, running)
+        if hindrance is not None:
+            raise Problem(f"Nothing was done: {hindrance}")
+        who = ", ".join(rule["key"] for rule in fenced.missing)
+        return (
+            f"{known.primary}, the primary of epoch {known.epoch}, is let in again from {who}. It takes writes and "
+            f"{known.standby} ({standby.status}) does not.",
+            fenced,
+        )
+
+    def _fenced(self, member: str) -> Fenced:
+        """What is missing of the rules that the deployed switchover would give back to a member."""
+        machines, ec2 = self._account.client("stepfunctions"), self._account.client("ec2")
+        described = machines.describe_state_machine(stateMachineArn=self.machine(self._names.switchover_machine))
+        given = json.loads(described["definition"])["States"]["Begin"]["Assign"]
+        group = str(given["groups"][member])
+        rules = ec2.describe_security_group_rules(Filters=[{"Name": "group-id", "Values": [group]}])
+        present = {
+            rule.get("CidrIpv4") or rule.get("ReferencedGroupInfo", {}).get("GroupId")
+            for rule in rules["SecurityGroupRules"]
+            if not rule["IsEgress"]
+        }
+        return Fenced(group, tuple(rule for rule in given["ingress"] if rule["key"] not in present))
 
     def preview_of_override(self, accepts: Collection[str], reason: str, seconds: float) -> str:
         """What an override says may be lost, in sentences, with what the witnesses know of it now. Raises Problem when
@@ -172,6 +232,15 @@ class Operations:
         if lease.witness == incident.SWITCHOVER:
             raise Problem(f"Nothing was started: the switchover {lease.incident} is under way; see `drctl history`.")
         return Started(f"{arn.replace(':stateMachine:', ':execution:')}:{lease.execution_name}", lease.epoch)
+
+    def lift_fence(self, fenced: Fenced) -> None:
+        """Give a member's missing rules back. Killed in between, the same command gives back the rest."""
+        for rule in fenced.missing:
+            # One rule at a time: a rule that is there already makes EC2 refuse all of a request
+            self._account.client("ec2").authorize_security_group_ingress(
+                GroupId=fenced.group, IpPermissions=[rule["permission"]]
+            )
+            self._announce(f"{rule['key']} is let in")
 
     def follow(self, started: Started) -> str:
         """Tell each step as it is taken, until the end. Returns the outcome; raises Problem when it is no good one."""

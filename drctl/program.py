@@ -365,6 +365,23 @@ def reprotect(context: typer.Context, dry_run: DryRun = False, yes: Yes = None) 
     return 0
 
 
+@app.command("lift-fence")
+def lift_fence(context: typer.Context, dry_run: DryRun = False, yes: Yes = None) -> int:
+    """Let applications in again to a primary that a failover has fenced and nobody has replaced."""
+    run = run_of(context)
+    place = run.place
+    operations = run.operations(place)
+    preview, fenced = operations.preview_of_lifting()
+    missing = [rule["key"] for rule in fenced.missing]
+    if dry_run or not missing:
+        run.result({"preview": preview, "missing": missing}, preview)
+        return 0
+    run.confirm(preview, place, yes, "lift-fence")
+    operations.lift_fence(fenced)
+    run.result({"let_in": missing}, "Applications reach it again; they connect by themselves")
+    return 0
+
+
 @app.command()
 def pause(context: typer.Context, minutes: Minutes = None, reason: Reason = "") -> int:
     """Stop automatic action for a while, never observation; it ends by itself."""

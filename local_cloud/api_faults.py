@@ -40,7 +40,8 @@ _dispatch = app._dispatch_service_request
 @dataclass(frozen=True)
 class ApiFault:
     """What goes wrong with which calls. `role`, `action` (`rds:PromoteReadReplica`) and `resource` are patterns with
-    `*`; the first `skip` calls that match are spared, the `times` after them struck."""
+    `*`; the first `skip` calls that match are spared, the `times` after them struck. A call that another fault has
+    struck is not counted."""
 
     kind: Kind
     role: str = "*"

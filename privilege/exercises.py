@@ -233,18 +233,8 @@ def _ended_incident(site: Site) -> str:
 
 
 def _logged(site: Site, name: str) -> None:
-    """The execution environment that was begun for the exercise has a log stream, with the end of an invocation."""
-    logs, group, since = site.client("logs"), f"/aws/lambda/{site.function(name)}", site.renewed[name]
-
-    def reported() -> bool:
-        for stream in logs.describe_log_streams(logGroupName=group)["logStreams"]:
-            if int(stream["creationTime"]) >= since:
-                events = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"])["events"]
-                if any("platform.report" in event["message"] for event in events):
-                    return True
-        return False
-
-    unless_refused(site, f"citizens-{name}", site.refused[name], reported, f"the log of {name}")
+    role, refused = f"citizens-{name}", site.refused[name]
+    unless_refused(site, role, refused, lambda: site.has_logged(name), f"the log of {name}")
 
 
 # -- what is invoked asynchronously leaves its failures in the queue ------------------------------------------------

@@ -250,17 +250,7 @@ def _unless_refused(site: Site, role: str, look: Callable[[], bool], what: str) 
 
 def logged(site: Site, name: str) -> None:
     """Wait for the log of a function's new execution environment; Failed without."""
-    logs, group, since = site.client("logs"), f"/aws/lambda/{site.function(name)}", site.renewed[name]
-
-    def reported() -> bool:
-        for stream in logs.describe_log_streams(logGroupName=group)["logStreams"]:
-            if int(stream["creationTime"]) >= since:
-                events = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"])["events"]
-                if any("platform.report" in event["message"] for event in events):
-                    return True
-        return False
-
-    _unless_refused(site, f"citizens-{name}", reported, f"the log of {name}")
+    _unless_refused(site, f"citizens-{name}", lambda: site.has_logged(name), f"the log of {name}")
 
 
 def has_log(site: Site, role: str, arn: str) -> bool:

@@ -129,6 +129,18 @@ class Site:
         found = eventually(lambda: self.record("roles"), ROLE_RECORD_SECONDS, "the role record")
         return int(found["epoch"]["N"]), found["primary"]["S"], found["standby"]["S"]
 
+    def has_logged(self, name: str) -> bool:
+        """Whether the execution environment that was begun for the exercise has logged the end of an invocation."""
+        logs, group = self.client("logs"), f"/aws/lambda/{self.function(name)}"
+        # An answer has at most 50 streams, in the order of their names, and each environment makes one.
+        for page in logs.get_paginator("describe_log_streams").paginate(logGroupName=group):
+            for stream in page["logStreams"]:
+                if int(stream["creationTime"]) >= self.renewed[name]:
+                    events = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"])["events"]
+                    if any("platform.report" in event["message"] for event in events):
+                        return True
+        return False
+
     def cut(self, member: str, *, off: bool) -> None:
         """Cut a member off from everyone, or undo it."""
         post(f"{self.control}/rds/{member}/endpoint", {"fault": "cut" if off else "none", "from": "everyone"})

@@ -118,6 +118,7 @@ BUDGETS: Mapping[str, Budget] = {
 RESUMED_AT: Mapping[str, str] = {
     "Observe": "Observe",
     "FindIngress": "FindIngress",
+    "RevokeIngress": "FindIngress",
     "ConfirmFence": "ConfirmFence",
     "Promote": "Promote",
     "AwaitPromotion": "AwaitPromotion",
@@ -133,6 +134,7 @@ RESUMED_AT: Mapping[str, str] = {
 # The deadline that is put off when a step is come back to: its time was spent on failing.
 EXTENDED: Mapping[str, str] = {
     "FindIngress": "fenceBy",
+    "RevokeIngress": "fenceBy",
     "ConfirmFence": "confirmBy",
     "PromotionOverdue": "promoteBy",
 }
@@ -322,8 +324,12 @@ def _fencing(references: MachineReferences) -> dict[str, State]:
             assign={"timeline": _note("'ingress of ' & $decision.primary & ' revoked'")},
             # Looks again: the fence is what EC2 says is left, not that a call succeeded
             following="FindIngress",
-            # A rule that another attempt removed makes the whole call fail
-            catch=[{"ErrorEquals": ["States.ALL"], "Next": "FencePause"}],
+            catch=[
+                # It has used up the fence's time, which is given back: nothing was refused
+                {**_overrun("RevokeIngress"), "ErrorEquals": ["States.Timeout"]},
+                # A rule that another attempt removed makes the whole call fail
+                {"ErrorEquals": ["States.ALL"], "Next": "FencePause"},
+            ],
         ),
         "FencePause": _wait("FencePause", "FindIngress"),
         "RestartOldPrimary": _task(

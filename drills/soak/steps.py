@@ -60,7 +60,8 @@ def calls(definition: Mapping[str, Any]) -> dict[str, Call]:
         alike = [
             each
             for each in found.values()
-            if (each.action, each.resource) == (action, resource) and each.state not in AFTER
+            # A call that another fault strikes is not counted: the state whose failure leads here is always struck
+            if (each.action, each.resource) == (action, resource) and each.state not in (*AFTER, AFTER.get(name))
         ]
         found[name] = Call(name, action, resource, len(alike))
     return found

@@ -21,7 +21,7 @@ from deployment.account import Account
 from deployment.destruction import Destruction
 from deployment.evidence import EvidenceRoom
 from deployment.exercises import Exercises
-from deployment.operations import Operations, Started
+from deployment.operations import Fenced, Operations, Started
 from deployment.problem import Problem
 from drills.client import Application
 from drills.cycles import INSTANT, Cycles
@@ -479,6 +479,32 @@ def test_a_planned_switchover_and_what_comes_after_lose_nothing(deployed: Deploy
             == first.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
         )
         assert first.execute("SELECT pg_is_in_recovery()").fetchone() == (False,)
+
+
+@pytest.mark.breaks_the_machine
+def test_a_person_lifts_the_fence_of_a_primary_that_nobody_has_replaced(deployed: Deployed) -> None:
+    suffix, ec2 = deployed.outputs["EnvironmentSuffix"], deployed.account.client("ec2")
+    operator, known = Operations(deployed.account, suffix, print), roles.known(recovery_table(deployed))
+    operator.pause("a failover has ended half way", 120)
+    try:
+        number = 1 if known.primary == deployed.outputs["Member1Identifier"] else 2
+        named = [{"Name": "group-name", "Values": [Names(suffix).of(f"member-{number}")]}]
+        (group,) = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
+        before = group["IpPermissions"]
+        ec2.revoke_security_group_ingress(GroupId=group["GroupId"], IpPermissions=before)
+        with pytest.raises(psycopg.OperationalError):
+            deployed.application.connect_member(number)
+        preview, fenced = operator.preview_of_lifting()
+        assert f"{known.primary}, the primary of epoch {known.epoch}, is let in again from" in preview
+        operator.lift_fence(Fenced(fenced.group, fenced.missing[:1]))  # as if it was killed then
+        preview, fenced = operator.preview_of_lifting()
+        operator.lift_fence(fenced)
+        assert "is let in already" in operator.preview_of_lifting()[0]
+        (group,) = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
+        assert len(group["IpPermissions"]) == len(before)
+        deployed.application.connect_member(number).close()
+    finally:
+        operator.resume()
 
 
 @pytest.mark.breaks_the_machine

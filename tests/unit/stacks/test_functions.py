@@ -139,8 +139,8 @@ def allows(statement: Mapping[str, Any], action: str) -> bool:
     )
 
 
-def test_only_three_roles_may_read_the_secret_and_only_rotation_may_change_it(system: System) -> None:
-    """Roll forward and rewind apply the log as the main user; every other function has a database user of its own."""
+def test_only_rotations_role_may_read_or_change_the_secret(system: System) -> None:
+    """Every other function signs in by IAM, as a database user of its own."""
     assert not system.of("AWS::IAM::Policy")
     assert not system.of("AWS::IAM::UserPolicy")
     assert not system.of("AWS::SecretsManager::ResourcePolicy")
