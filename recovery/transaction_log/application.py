@@ -20,10 +20,6 @@ from recovery.transaction_log.rows import TEXT_FORM, Relation, quote
 PREPARE = f"{TEXT_FORM}; SET session_replication_role = replica; SET synchronous_commit = off; SET jit = off"
 """The last commit of a roll forward is waited for; an earlier one that is lost takes its progress with it."""
 
-BY_KEY = "SET LOCAL enable_hashjoin = {0}; SET LOCAL enable_mergejoin = {0}"
-"""Off: rows are found by their key, so the time goes with the batch. The planner would read a table of a million rows
-for 25,000 of them, and then it goes with the table."""
-
 _DESCRIBE = """
 SELECT class.relkind::text,
        (SELECT count(*) FROM pg_index WHERE indrelid = class.oid AND (indisunique OR indisexclusion)),
@@ -175,7 +171,6 @@ class Application:
         )
         same = " AND ".join(f"target.{key} = stage.{key}" for key in keys)
         was = " AND ".join(f"target.{key} = stage.was_{n}" for n, key in enumerate(keys))
-        self._run(BY_KEY.format("off"))
         in_place = table.in_place and not net.partial.moved
         if net.gone.count:
             self._exactly(net.gone.count, relation, f"DELETE FROM {target} USING {gone} AS stage WHERE {same}")
@@ -189,7 +184,6 @@ class Application:
             self._update_partial(net.partial, relation, target, partial, columns, values, same)
         else:
             self._replace(net, target, columns, changed, partial, same, was)
-        self._run(BY_KEY.format("DEFAULT"))
         self._empty(table)
 
     def _update_partial(

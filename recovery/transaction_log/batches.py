@@ -81,6 +81,8 @@ class Batches:
         self._parts = parts
         self._until = until
         self._most = changes
+        # The first batch is smaller: until it is there PostgreSQL has nothing to do.
+        self._enough = max(1, changes // 4)
         self._largest = size
         self._described: dict[bytes, bytes] = {}
         self._tables: dict[bytes, Changes | None] = {}
@@ -117,7 +119,7 @@ class Batches:
             yield self._batch(epoch, commits=True)
 
     def _segment(self, found: Segment, after: int, until: int | None) -> Iterator[Batch]:
-        epoch, most, largest = found.header.epoch, self._most, self._largest
+        epoch, largest = found.header.epoch, self._largest
         tables, touched = self._tables, self._touched
         unpack, excludes = _COMMIT_LSN.unpack_from, self._until.excludes if self._until != Until() else None
         skipping = inside = False
@@ -161,7 +163,7 @@ class Batches:
                     if not skipping:
                         self._transactions += 1
                         self._uncommitted = True
-                        if self._count >= most or self._altered:
+                        if self._count >= self._enough or self._altered:
                             yield self._batch(epoch, commits=True)
                             size = 0
                 elif kind == _RELATION:
@@ -232,6 +234,7 @@ class Batches:
         self._loads.clear()
         self._counts = {}
         self._count = self._transactions = 0
+        self._enough = self._most
         self._uncommitted = not commits
         self._altered = self._altered and not commits
         return batch

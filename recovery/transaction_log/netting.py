@@ -218,6 +218,8 @@ class Keyed:
                 moved = moved or row.origin != key
                 number = patterns.setdefault(kept, len(patterns))
                 rest.append(SEPARATOR.join([*values, *_parts(row.origin), b"%d" % number]))
+        # By the first column's length and text, which for whole numbers is their order: neighbours lie on one page.
+        changed.sort()
         return Net(
             self.relation,
             self._truncated,
