@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recovery.transaction_log import lines
@@ -57,7 +57,8 @@ def _plain(cell: bytes) -> bytes:
 
 
 @settings(deadline=None)
-@given(oid=OIDS, rows=ROWS, times=st.sampled_from([1, 60]))
+@example(oid=16_400, rows=[[b"a", None, b"b"], [b"xn", b"y", None]], times=150)
+@given(oid=OIDS, rows=ROWS, times=st.sampled_from([1, 150]))
 def test_all_rows_are_in_the_lines_of_messages(oid: int, rows: list[list[Value]], times: int) -> None:
     """Repeated, so that shapes become frequent and are known the second time."""
     made = Lines(table(oid, len(rows[0])))

@@ -22,7 +22,9 @@ LOAD = 600
 """A run begins 256 messages after the last look for one at the latest."""
 Table = dict[bytes, bytes | None]
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["load", "insert", "update", "delete", "truncate"]), st.integers(0, 3 * LOAD)),
+    st.tuples(
+        st.sampled_from(["load", "backwards", "insert", "update", "delete", "truncate"]), st.integers(0, 3 * LOAD)
+    ),
     min_size=1,
     max_size=14,
 )
@@ -50,8 +52,8 @@ class Primary:
             self.table[key] = value
             self.messages.append(insert(OID, [key, value]))
 
-    def load(self, start: int) -> None:
-        for n in range(start, start + LOAD):
+    def load(self, numbers: range) -> None:
+        for n in numbers:
             self.insert(b"%d" % n, b"loaded %d" % n)
 
     def update(self, key: bytes, value: bytes) -> None:
@@ -72,7 +74,9 @@ class Primary:
     def do(self, step: str, number: int) -> None:
         key = b"%d" % number
         if step == "load":
-            self.load(number)
+            self.load(range(number, number + LOAD))
+        elif step == "backwards":
+            self.load(range(number + LOAD, number, -1))
         elif step == "insert":
             self.insert(key, None)
         elif step == "update":
@@ -131,9 +135,9 @@ def _rows(rows: Rows) -> list[tuple[bytes | None, ...]]:
 @settings(deadline=None, max_examples=40)
 @given(steps=STEPS, whole=st.booleans(), size=st.sampled_from([4_000, 1 << 20]))
 def test_a_batch_comes_to_what_its_changes_come_to(steps: list[tuple[str, int]], whole: bool, size: int) -> None:
-    """The first of all steps is a load, and it is changed afterwards."""
+    """A load comes first; a row of it is changed, another deleted, and put back at the end of a second load."""
     primary = Primary(whole)
-    for step, number in [("load", 10), ("update", 10 + LOAD - 50), *steps]:
+    for step, number in [("load", 10), ("update", 500), ("delete", 605), ("backwards", 400), *steps]:
         primary.do(step, number)
     with tempfile.TemporaryDirectory() as folder:
         batches = list(Batches([(primary.kept(Path(folder)), -1, None)], Until(), size=size))
