@@ -124,15 +124,15 @@ class Batches:
         unpack, excludes = _COMMIT_LSN.unpack_from, self._until.excludes if self._until != Until() else None
         skipping = inside = False
         size = 0
-        for messages in segment.message_lists(found, self._shapes):
-            if isinstance(messages, Run):
-                if not skipping and self._take_run(messages):
-                    size += len(messages.frames)
+        for part in segment.parts(found, self._shapes):
+            if isinstance(part, Run):
+                if not skipping and self._take_run(part):
+                    size += len(part.frames)
                     if size > largest:
                         yield self._batch(epoch)
                         size = 0
                 continue
-            for message in messages:
+            for message in part:
                 kind = message[0]
                 if kind in _ROWS:
                     if skipping:

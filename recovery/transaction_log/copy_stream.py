@@ -71,7 +71,7 @@ def messages(blocks: Iterable[bytes]) -> Iterator[bytes]:
     return (bytes(buffer[start:end]) for buffer, start, end in _rows(blocks))
 
 
-def message_lists(blocks: Iterable[bytes], shapes: Shapes | None = None) -> Iterator[list[bytes] | Run]:
+def parts(blocks: Iterable[bytes], shapes: Shapes) -> Iterator[list[bytes] | Run]:
     """The messages of a stream, hundreds in a list: for those who look at every one, the fastest way to them.
 
     Many inserts of one of the `shapes` (by a table's OID, 4 bytes) come as runs between them, in the stream's order.
@@ -90,7 +90,7 @@ def message_lists(blocks: Iterable[bytes], shapes: Shapes | None = None) -> Iter
             end, skip = len(buffer), 0
         whole = not skip
         while whole:
-            if shapes is not None and (run := _run_at(buffer, position, shapes)) is not None:
+            if (run := _run_at(buffer, position, shapes)) is not None:
                 yield run
                 position += len(run.frames)
                 continue

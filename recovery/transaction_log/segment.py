@@ -260,10 +260,15 @@ def messages(segment: Segment) -> Iterator[bytes]:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 
 
-def message_lists(segment: Segment, shapes: Shapes | None = None) -> Iterator[list[bytes] | Run]:
-    """The same messages, many at a time, and as runs (`copy_stream.message_lists`)."""
+def message_lists(segment: Segment) -> Iterator[list[bytes]]:
+    """The same messages, many at a time."""
+    return (part for part in parts(segment, {}) if not isinstance(part, Run))
+
+
+def parts(segment: Segment, shapes: Shapes) -> Iterator[list[bytes] | Run]:
+    """The same messages, many at a time, and runs of inserts of these shapes (`copy_stream.parts`)."""
     try:
-        yield from copy_stream.message_lists(blocks(segment.path), shapes)
+        yield from copy_stream.parts(blocks(segment.path), shapes)
     except (ValueError, struct.error) as error:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 

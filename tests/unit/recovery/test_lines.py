@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recovery.transaction_log import lines
-from recovery.transaction_log.copy_stream import Run, frame, message_lists, messages
+from recovery.transaction_log.copy_stream import Run, frame, messages, parts
 from recovery.transaction_log.lines import Lines
 from recovery.transaction_log.pgoutput import MessageUnknown
 from recovery.transaction_log.rows import Column, Relation
@@ -78,7 +78,7 @@ def test_runs_and_messages_together_are_the_stream(oid: int, rows: list[list[Val
     stream = b"".join(frame(message, n == 0) for n, message in enumerate([begin, *sent, commit]))
     blocks = [stream[at : at + cut] for at in range(0, len(stream), cut)]
     found: list[bytes] = []
-    for part in message_lists(blocks, {struct.pack("!I", oid): made.shapes}):
+    for part in parts(blocks, {struct.pack("!I", oid): made.shapes}):
         if isinstance(part, Run):
             within = list(messages([frame(begin, first=True), part.frames]))[1:]
             assert RUN <= len(within) <= ROWS_AT_ONCE
@@ -95,11 +95,11 @@ def test_a_load_comes_in_runs_and_its_rows_are_told_by_their_shape() -> None:
     made = Lines(table(16_400, 3))
     sent = [insert(16_400, [b"%d" % n, None, b"citizen %d" % n]) for n in range(5_000)]
     stream = b"".join(frame(message, n == 0) for n, message in enumerate([b"B" + bytes(20), *sent, b"C" + bytes(25)]))
-    parts = list(message_lists([stream], {sent[0][1:5]: made.shapes}))
-    assert not any(isinstance(part, Run) for part in parts)
+    found = list(parts([stream], {sent[0][1:5]: made.shapes}))
+    assert not any(isinstance(part, Run) for part in found)
     list(made.of_messages(sent))
-    parts = list(message_lists([stream], {sent[0][1:5]: made.shapes}))
-    assert sum(lines.of_run(part)[0] for part in parts if isinstance(part, Run)) > 4_000
+    found = list(parts([stream], {sent[0][1:5]: made.shapes}))
+    assert sum(lines.of_run(part)[0] for part in found if isinstance(part, Run)) > 4_000
 
 
 def test_rows_with_a_large_value_are_among_the_others() -> None:
