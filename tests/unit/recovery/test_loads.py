@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recovery.transaction_log.batches import Batch, Batches, Until
 from recovery.transaction_log.netting import Net, Rows
+from recovery.transaction_log.roll_forward import ahead
 from recovery.transaction_log.segment import CHANGES, Segment
 from tests.unit.recovery.test_lines import insert, read
 from tests.unit.recovery.test_segment import stream
@@ -146,3 +149,15 @@ def test_a_batch_comes_to_what_its_changes_come_to(steps: list[tuple[str, int]],
         standby.apply(batch)
     assert standby.rows == Counter(primary.table.items())
     assert sum(counts.all for batch in batches for counts in batch.counts.values()) == len(primary.messages) - 1
+
+
+def test_working_ahead_leaves_the_turns_of_other_threads_as_they_were() -> None:
+    before = sys.getswitchinterval()
+    assert list(ahead(range(5))) == list(range(5))
+    begun = ahead(range(5))
+    assert next(begun) == 0
+    assert sys.getswitchinterval() < before
+    begun.close()  # type: ignore[attr-defined]
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(1 // n for n in (1, 0)))
+    assert sys.getswitchinterval() == before
