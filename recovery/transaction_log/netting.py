@@ -199,7 +199,9 @@ class Keyed:
         """What is left of it all."""
         inserted: list[bytes] = []
         changed: list[bytes] = []
-        cared: tuple[list[bytes], list[bytes]] = ([], [])
+        # Of rows that needed care the cells are known already.
+        inserted_joined: list[bytes] = []
+        changed_joined: list[bytes] = []
         rest: list[bytes] = []
         patterns: dict[frozenset[int], int] = {}
         moved = False
@@ -211,9 +213,9 @@ class Keyed:
             kept = frozenset(number for number, cell in enumerate(row.cells) if cell is None)
             values = [NULL if cell is None else cell for cell in row.cells]
             if row.origin is None:
-                cared[0].append(SEPARATOR.join(values))
+                inserted_joined.append(SEPARATOR.join(values))
             elif row.origin == key and not kept:
-                cared[1].append(SEPARATOR.join(values))
+                changed_joined.append(SEPARATOR.join(values))
             else:
                 moved = moved or row.origin != key
                 number = patterns.setdefault(kept, len(patterns))
@@ -225,9 +227,9 @@ class Keyed:
             self._truncated,
             self._restart,
             _joined([SEPARATOR.join(_parts(key)) for key in self._gone]),
-            _rows(self.lines, changed, cared[1]),
+            _rows(self.lines, changed, changed_joined),
             Partial(_joined(rest), tuple(patterns), moved),
-            _rows(self.lines, inserted, cared[0]),
+            _rows(self.lines, inserted, inserted_joined),
         )
 
     def anew(self) -> Keyed:
