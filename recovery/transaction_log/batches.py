@@ -21,6 +21,8 @@ from recovery.transaction_log.shapes import Shape
 
 BATCH_CHANGES = 100_000
 BATCH_BYTES = 32 << 20
+LOAD_BYTES = 4 << 20
+"""Of inserts in a row nothing is netted out, so smaller parts of them cost nothing and take less memory."""
 OWN_SCHEMA = "recovery"
 """The machinery's own tables (heartbeat, progress): they belong to a member's life, not to the citizens' data."""
 _ROWS = frozenset(b"IUD")
@@ -123,14 +125,15 @@ class Batches:
         tables, touched = self._tables, self._touched
         unpack, excludes = _COMMIT_LSN.unpack_from, self._until.excludes if self._until != Until() else None
         skipping = inside = False
-        size = 0
+        size = loaded = 0
         for part in segment.parts(found, self._shapes):
             if isinstance(part, Run):
                 if not skipping and self._take_run(part):
                     size += len(part.frames)
-                    if size > largest:
+                    loaded += len(part.frames)
+                    if size > largest or loaded > LOAD_BYTES:
                         yield self._batch(epoch)
-                        size = 0
+                        size = loaded = 0
                 continue
             for message in part:
                 kind = message[0]
