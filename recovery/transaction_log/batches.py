@@ -21,7 +21,7 @@ from recovery.transaction_log.shapes import Shape
 
 BATCH_CHANGES = 100_000
 BATCH_BYTES = 32 << 20
-LOAD_BYTES = 4 << 20
+LOAD_BYTES = 2 << 20
 """Of inserts in a row nothing is netted out, so smaller parts of them cost nothing and take less memory."""
 OWN_SCHEMA = "recovery"
 """The machinery's own tables (heartbeat, progress): they belong to a member's life, not to the citizens' data."""
