@@ -18,7 +18,7 @@ from assessment.assessed import Assessment, assess
 from deployment.cdk import ROOT, Cdk, stack_name
 from deployment.configuration import configured
 from deployment.problem import Problem
-from drills.report import commit_of
+from deployment.work_tree import commit_of
 from recovery.promise import ObjectiveMissed
 from recovery.worst_case import Unbounded
 from stacks import templates

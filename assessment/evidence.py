@@ -1,10 +1,12 @@
-"""The newest evidence of each kind in `reports/`: what other commands measured, with date, verdict and hash."""
+"""The newest evidence of each kind in `reports/`: what other commands measured, with date, verdict and hash.
+
+The date is the one that a report tells itself: that of its file is the copy's. One that tells none is no evidence.
+"""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,48 +61,48 @@ def _all(reports: Path) -> Iterator[Evidence]:
             yield each
 
 
-Reader = Callable[[Mapping[str, Any]], tuple[str, str, str, str | None]]
-"""From a record: kind, title, what it says, and when it was made if it tells that itself."""
+Reader = Callable[[Mapping[str, Any]], tuple[str, str, str, str]]
+"""From a record: kind, title, what it says, and when it was made."""
 
 
 def _read(path: Path, reports: Path, reader: Reader) -> Evidence | None:
     try:
         content = path.read_bytes()
         kind, title, says, made_at = reader(json.loads(content))
-        made_at = made_at or datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     where = f"{reports.name}/{path.relative_to(reports).as_posix()}"
     return Evidence(kind, title, made_at, says, where, hashlib.sha256(content).hexdigest())
 
 
-def _drill(record: Mapping[str, Any]) -> tuple[str, str, str, str | None]:
+def _drill(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
     says = f"{record['verdict']}: {record['reason']} Commit {record['commit']}."
     return f"drill {record['scenario']}", f"Drill {record['scenario']}", says, str(record["started_at"])
 
 
-def _least_privilege(record: Mapping[str, Any]) -> tuple[str, str, str, str | None]:
+def _least_privilege(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
     rows = record["rows"]
     shown = sum(row["listed"] is None and row["sign"] is not None for row in rows)
     says = (
         f"{len(rows)} actions granted: {shown} used and shown to be needed, "
         f"{sum(row['listed'] is not None for row in rows)} excused with a reason, {len(record['problems'])} problems."
     )
-    return "least-privilege", "Least privilege", says, None
+    return "least-privilege", "Least privilege", says, str(record["made_at"])
 
 
-def _benchmarks(record: Mapping[str, Any]) -> tuple[str, str, str, str | None]:
-    figures = [
-        f"{name} {figure['median']:g} {figure['unit']}"
+def _benchmarks(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Each figure has its own date: not all are measured each time."""
+    figures = {
+        f"{name} {figure['median']:g} {figure['unit']} ({str(figure['measured_at'])[:10]})": str(figure["measured_at"])
         for name, figure in record.items()
-        if isinstance(figure, Mapping) and isinstance(figure.get("median"), int | float)
-    ]
-    return "benchmarks", "Benchmarks", f"Medians: {', '.join(figures)}.", None
+        if isinstance(figure, Mapping) and isinstance(figure.get("median"), int | float) and "measured_at" in figure
+    }
+    return "benchmarks", "Benchmarks", f"Medians: {', '.join(figures)}.", max(figures.values())
 
 
-def _incidents(record: Mapping[str, Any]) -> tuple[str, str, str, str | None]:
+def _incidents(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
     says = (
         f"{record['incidents']} seeded incidents with AWS's delays: without service at most "
         f"{record['rto_seconds']['max']:g} s, {len(record['violations'])} rules broken."
     )
-    return "incidents", "Incidents in virtual time", says, None
+    return "incidents", "Incidents in virtual time", says, str(record["made_at"])

@@ -75,6 +75,10 @@ LOG_FUNCTIONS = of("Lambda::Function", where=lambda each: each.stack == "Transac
 DRILLS = of("StepFunctions::StateMachine", "Lambda::Function", "Scheduler::Schedule", named="Drill*")
 POSTURE = of("Lambda::Function", "Scheduler::Schedule", named="Posture*")
 LOG_CARE = of("Lambda::Function", "Scheduler::Schedule", named="LogCare*")
+EVIDENCE = of(
+    *("S3::Bucket", "S3::BucketPolicy", "Lambda::Function", "Scheduler::Schedule", "Events::Rule"),
+    where=lambda each: each.stack == "Evidence",
+)
 MOUNTS = of("EFS::MountTarget", "EFS::AccessPoint")
 NETWORK_ALARMS = of("CloudWatch::Alarm", named="PrimaryUnreachable*")
 CREDENTIAL_ALARMS = of("CloudWatch::Alarm", named="Rotation*")
@@ -263,9 +267,16 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
         "AU-9",
         "Every log group is encrypted with a key that serves log groups alone. A function may write to its own group "
         "and to no other; no role of the system may delete a group, nor create one but the group that enhanced "
-        "monitoring shares in an account.",
-        (LOG_GROUPS, of("KMS::Key", named="Log*"), POLICIES),
+        "monitoring shares in an account. What happened (incidents, operations, drills) is sealed in a chain of hashes "
+        "and exported to a versioned, encrypted bucket, whose writer may read and delete nothing of it; a change in "
+        "chain, table or bucket is found by `make evidence VERIFY=yes`.",
+        (LOG_GROUPS, of("KMS::Key", named="Log*"), POLICIES, EVIDENCE),
         (
+            "unit/recovery/test_evidence.py::test_any_changed_field_of_any_entry_is_found",
+            "unit/recovery/test_evidence.py::test_any_removed_entry_is_found_also_the_last_ones",
+            "unit/recovery/test_evidence_store.py::test_a_changed_or_deleted_object_is_found",
+            f"{STACKS}evidence.py::test_the_bucket_is_private_encrypted_and_keeps_every_version",
+            f"{STACKS}evidence.py::test_the_function_may_write_records_and_read_or_delete_nothing_of_the_bucket",
             f"{STACKS}logging.py::test_a_function_may_write_to_its_own_group_and_to_no_other",
             f"{STACKS}logging.py::test_nobody_may_create_a_group_but_the_one_that_the_account_shares",
             f"{STACKS}security.py::test_the_log_key_serves_our_log_groups_alone",
@@ -414,13 +425,18 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
         "In the account a drill promotes a throw-away replica and restores the newest backup {drills}, verifies both "
         "and deletes them; an alarm tells when none has succeeded for too long. In the local cloud `make drill` loses "
         "the primary for good under load and measures the outage at the clients and what is missing; other scenarios "
-        "fail other parts. A drill that saw no outage or lost its own probe says `not measured`. Reports hold the "
-        "timeline, the verdict, the commit and a hash of the templates.",
+        "fail other parts. A drill that saw no outage or lost its own probe says `not measured`. Reports hold all "
+        "that a Contingency Plan Test Report asks for, with the commit and hashes of templates and plan.",
         (FAILOVER_MACHINE, DRILLS, of("CloudWatch::Alarm", named="Drill*")),
         (
             "integration/test_commands.py::test_a_drill_meets_its_objectives_reports_and_leaves_nothing",
             "integration/test_drills_on_aws.py::"
             "test_the_schedule_holds_the_drill_that_is_due_and_tells_how_long_ago_it_passed",
+            "integration/test_drills_on_aws.py::"
+            "test_a_switchover_on_command_changes_the_roles_and_is_kept_as_a_drill_too",
+            "unit/drills/test_report.py::"
+            "test_every_item_of_a_contingency_plan_test_report_is_in_the_record_and_on_the_page",
+            "unit/functions/test_drill.py::test_the_record_of_a_drill_tells_all_that_a_test_report_has_to_tell",
             "unit/drills/test_measurement.py::test_no_outage_seen_is_not_measured",
             f"{STACKS}observability.py::test_drills_are_missed_only_where_they_are_scheduled",
             f"{WORKFLOW}the_standby_takes_over_when_the_primary_is_lost",
@@ -636,9 +652,13 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     Implementation(
         "IR-5",
         "Every incident and operation is kept in the recovery table with its decisions, inputs and timeline; "
-        "`make history` lists them.",
-        (TABLE, MACHINES),
+        "`make history` lists them. When one has ended it is sealed in the chain of evidence and exported as a report, "
+        "as JSON and as a page to read.",
+        (TABLE, MACHINES, EVIDENCE),
         (
+            "unit/functions/test_evidence.py::test_what_has_ended_is_sealed_in_its_order_and_what_goes_on_is_not",
+            f"{STACKS}evidence.py::test_every_end_of_every_machine_starts_it_and_no_machine_knows",
+            "integration/test_drills_on_aws.py::test_what_was_exported_of_all_this_can_be_read_and_is_whole",
             f"{WORKFLOW}the_incident_is_recorded_and_its_lease_released",
             "unit/recovery/test_switchover.py::test_the_history_holds_incidents_and_operations_newest_first",
         ),
@@ -847,16 +867,22 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     ),
     Implementation(
         "SI-7",
-        "Segments of the transaction log carry their own SHA-256 and that of the segment before, so that a change, a "
-        "loss or a hole is found; foreign or broken chains are refused before anything is applied.",
-        (FILES, LOG_FUNCTIONS),
+        "Segments of the transaction log, where one is kept, carry their own SHA-256 and that of the one before, so "
+        "that a change, a loss or a hole is found; foreign or broken chains are refused before anything is applied. "
+        "Records of incidents, operations and drills are sealed in such a chain too: an entry that was changed, "
+        "removed, reordered or written anew is found, in the table and in the exports.",
+        (FILES, LOG_FUNCTIONS, EVIDENCE),
         (
+            "unit/recovery/test_evidence.py::test_any_changed_field_of_any_entry_is_found",
+            "unit/recovery/test_evidence.py::test_entries_in_another_order_are_found",
+            "unit/recovery/test_evidence.py::test_a_chain_written_anew_behind_a_change_is_found_by_the_head",
+            "unit/recovery/test_evidence_store.py::"
+            "test_a_chain_that_was_written_anew_as_a_whole_is_betrayed_by_the_bucket",
             "unit/recovery/test_segment.py::test_a_flipped_bit_is_found",
             "unit/recovery/test_verification_of_the_log.py::test_a_rewritten_newest_segment_is_found",
             "unit/recovery/test_roll_forward_targets.py::test_a_broken_chain_or_a_foreign_log_is_refused",
         ),
         agency="Integrity of applications and of the tools that deploy.",
-        when=with_log,
     ),
     Implementation(
         "SI-7(1)",

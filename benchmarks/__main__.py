@@ -29,6 +29,7 @@ from deployment.problem import Problem
 from drills.client import Application
 from drills.report import REPORTS
 from drills.rotation_load import rotate_under_load
+from recovery.clock import iso
 
 ROTATIONS = 200
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -112,10 +113,12 @@ BENCHMARKS: Mapping[str, Callable[[int, Mapping[str, str]], dict[str, Result]]] 
 
 
 def write(results: Mapping[str, Result], path: Path = RESULTS) -> None:
-    """Merge results into `bench.json`: name → {median, unit, runs, target, at_least}; others that are there stay."""
+    """Merge results into `bench.json`: name → {median, unit, runs, target, at_least, note, measured_at (ISO 8601)};
+    others that are there stay."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    merged = known | {name: asdict(result) for name, result in results.items()}
+    measured_at = iso(time.time())
+    merged = known | {name: {**asdict(result), "measured_at": measured_at} for name, result in results.items()}
     path.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deployment import branch, branch_secret, local, outputs, preflight
+from deployment import branch, branch_secret, local, outputs, preflight, work_tree
 from deployment.account import Account
 from deployment.cdk import Cdk
 from deployment.configuration import configured
@@ -81,6 +81,7 @@ def deploy(command: Command) -> None:
     started = time.monotonic()
     flat = cdk.deploy()
     outputs.write(flat, command.suffix)
+    work_tree.write_down(Account(environment), flat["RecoveryTableName"], cdk)
     if command.is_local:
         print("The local cloud accepts these properties without honouring them:")
         print(*(f"  {feature}" for feature in local.not_honoured(environment)), sep="\n")

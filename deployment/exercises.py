@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from deployment.account import Account
-from deployment.operations import FOLLOW_SECONDS, Operations, Started
+from deployment.operations import FOLLOW_SECONDS, WITNESSES, Operations, Started
 from deployment.problem import Problem
-from recovery import clock, drill, history, incident, operation, pause, rds
+from recovery import alarm_states, clock, drill, history, incident, observation, operation, pause, provenance, rds
 from recovery.history import Entry
 from stacks.names import Names
 
@@ -106,6 +106,19 @@ class Exercises:
 
     # ----------------------------------------------------------------------------------------------------------------
 
+    def _measured(self) -> dict[str, Any]:
+        """How far the standby is behind, by the witness that looked last; empty when none has seen it."""
+        known = (observation.read(self._operations.table, witness) for witness in WITNESSES)
+        seen = max((each for each in known if each is not None), key=lambda each: each.at, default=None)
+        if seen is None or not seen.standby.reachable:
+            return {}
+        return {
+            "lag_seconds": seen.standby.lag_seconds,
+            "lag_bytes": seen.standby.lag_bytes,
+            "primary_lsn": seen.primary.lsn,
+            "replayed_lsn": seen.standby.replayed_lsn,
+        }
+
     def _record(self, started: Started) -> Entry:
         for entry in history.read(self._operations.table):
             if entry.execution == started.execution_arn and entry.kind.endswith("drill"):
@@ -114,6 +127,8 @@ class Exercises:
 
     def _switch_over(self) -> Entry:
         """The switchover itself, whose record is kept a second time as a drill's, with what it has shown."""
+        looked = [{"check": "switchover", "verdict": "ok", "found": self._operations.preview_of_switchover()}]
+        measured = self._measured()
         started = self._operations.switchover()
         self._operations.follow(started)
         (done,) = [each for each in history.read(self._operations.table) if each.execution == started.execution_arn]
@@ -124,6 +139,11 @@ class Exercises:
             if str(step["event"]).startswith(mark)
         }
         took = moments[READ_BACK] - moments[KEPT_OUT]
+        # The step that keeps them out began when the one before it had ended
+        stamps = (clock.seconds(str(step["at"])) for step in done.timeline)
+        before_that = max((at for at in stamps if at < moments[KEPT_OUT]), default=clock.seconds(done.started_at))
+        changed = alarm_states.read(self._account.client("cloudwatch"), self._names.suffix)
+        fired = drill.alarms(changed, clock.seconds(done.started_at))
         drill.keep(
             self._operations.table,
             done.identity,
@@ -137,8 +157,18 @@ class Exercises:
                 "ended_at": done.ended_at,
                 "execution": done.execution,
                 "rto_seconds": round(took, 3),
+                "rto_resolution_seconds": round(moments[KEPT_OUT] - before_that, 3),
                 "rpo_seconds": 0,
                 "rpo_by": "LSN",
+                "by": getpass.getuser(),
+                "measured": json.dumps(measured),
+                "preflight": json.dumps(looked),
+                "deviations": json.dumps(drill.deviations("passed", "", done.timeline, fired), ensure_ascii=False),
+                "restoration": json.dumps(
+                    ["The roles stay changed; the old primary is made a standby again by the reprotect that follows."]
+                ),
+                "alarms": json.dumps(fired),
+                **drill.made_of(self._names.suffix, provenance.read(self._operations.table)),
             },
         )
         self._operations.await_protection(started.epoch + 1, PROTECTION_SECONDS)

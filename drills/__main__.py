@@ -19,11 +19,12 @@ from rich.console import Console
 from deployment.cdk import ROOT
 from deployment.configuration import configured
 from deployment.problem import Problem
+from deployment.work_tree import plan_of
 from drills import cycles
 from drills.chain import PAGE, Chain
 from drills.drill import Drill
 from drills.measurement import Objectives
-from drills.report import REPORTS, Action, Setting, course, plan_of, summarise, write
+from drills.report import REPORTS, Action, Setting, course, summarise, write
 from drills.rewind import RewindDrill
 from drills.scenarios import SCENARIOS
 from drills.timeline import Entry, Timeline

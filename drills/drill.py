@@ -24,11 +24,12 @@ from deployment.cdk import ROOT, Cdk
 from deployment.configuration import configured
 from deployment.destruction import Destruction
 from deployment.problem import Problem
+from deployment.work_tree import commit_of
 from drills.client import Application
 from drills.ledger import Ledger
 from drills.measurement import Measurement, Objectives, measure
 from drills.observed import Observed
-from drills.report import REPORTS, Report, Setting, commit_of
+from drills.report import REPORTS, Report, Setting
 from drills.scenarios import Scenario, Site
 from drills.timeline import Timeline
 from drills.watch import Watch

@@ -183,7 +183,7 @@ def deviations(
         for each in found_alarms
         if each["state"] in ("failed to fire", "fired unexpectedly")
     ]
-    found += [f"Preflight, {each['check']}: {each['found']}" for each in preflight if each["verdict"] == "FAILED"]
+    found += [f"Preflight, {each['check']}: {each['found']}" for each in preflight if each["verdict"] == "failed"]
     found += [
         f"The machine: {step['event']}"
         for record in records

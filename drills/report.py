@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployment.cdk import ROOT
+from deployment.work_tree import Plan, commit_of
 from drills import observed
 from drills.chain import PAGE, REPORT, Chain
 from drills.measurement import Measurement, Objectives
@@ -32,14 +31,6 @@ RTO_BASIS = (
 )
 RPO_BASIS = "from the first acknowledged transaction that is missing to the fault; 0 when none is missing"
 ROWS_BASIS = "every number that a client was told is committed is looked for in the database after recovery"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The procedure that was rehearsed: the file's name, and its SHA-256."""
-
-    name: str
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -200,24 +191,6 @@ def write(record: Mapping[str, Any], reports: Path) -> Path:
     shutil.rmtree(latest, ignore_errors=True)
     fresh.rename(latest)
     return latest / REPORT
-
-
-def commit_of(root: Path) -> str:
-    """The commit of a work tree, with `-dirty` when it holds more than that; `unknown` outside of git."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--match", "no-tag"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
-
-
-def plan_of(path: Path) -> Plan:
-    """The plan in a file. Raises OSError when it cannot be read."""
-    name = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
-    return Plan(name, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def summarise(report: Report, console: Console, path: Path) -> None:

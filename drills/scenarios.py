@@ -78,11 +78,13 @@ class Scenario:
 
     @property
     def telling_alarms(self) -> tuple[str, ...]:
-        """`alarms`, and where the primary is lost those that say so."""
-        return (*(PRIMARY_ALARMS if self.ends != "untouched" else ()), *self.alarms)
+        """`alarms`, and where the primary is lost those that say so, and that something is done about it."""
+        return (*((*PRIMARY_ALARMS, *INCIDENT_ALARMS) if self.ends != "untouched" else ()), *self.alarms)
 
 
 PRIMARY_ALARMS = ("primary-unreachable-from-a", "primary-unreachable-from-c", "primary-lost")
+INCIDENT_ALARMS = ("incident-begun", "incident")
+"""They tell that the failover machine has begun, and that it is not done."""
 STANDBY_ALARMS = ("standby-unreachable-from-a", "standby-unreachable-from-c")
 
 

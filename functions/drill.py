@@ -12,7 +12,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from functions import clients, journal
 from functions.environment import Environment, drill_settings, environment, objectives
-from recovery import clock, drill, heartbeat, incident, operation, pause, rds, roles
+from recovery import alarm_states, clock, drill, heartbeat, incident, operation, pause, provenance, rds, roles
+from recovery.alarm_states import AlarmState
 from recovery.connection import Refused, Unreachable
 from recovery.drill import Claim, Findings, Kind, Ledger, Situation
 from recovery.heartbeat import State, lsn_number
@@ -50,7 +51,8 @@ def _begin(settings: Environment, event: Mapping[str, Any]) -> dict[str, Any]:
     """{"ask": "due" | "sweep" | "replica" | "restore", "drill", "by", "execution"} → an order for the machine.
 
     {"outcome": null (go on), "idle", "postponed" or "refused", "reason", "kind", "drill", "identifier", "epoch",
-    "primary", "source" (whose backup), "orphans"}. Asked again by the same execution, it gives the same order.
+    "primary", "source" (whose backup), "orphans", "preflight"}. Asked again by the same execution, it gives the same
+    order.
     """
     table, now, execution = clients.table(settings), time.time(), str(event["execution"])
     order: dict[str, Any] = {
@@ -63,6 +65,7 @@ def _begin(settings: Environment, event: Mapping[str, Any]) -> dict[str, Any]:
         "primary": "",
         "source": "",
         "orphans": [],
+        "preflight": [],
     }
     old = drill.claimed(table)
     if old is not None and old.execution != execution:
@@ -70,7 +73,7 @@ def _begin(settings: Environment, event: Mapping[str, Any]) -> dict[str, Any]:
         if status == RUNNING:
             reason = f"Another drill runs: {old.execution}."
             return {**order, "outcome": "refused" if event["ask"] in drill.KINDS else "idle", "reason": reason}
-        _bury(table, old, status, cause, now)
+        _bury(settings, table, old, status, cause, now)
     mine = old if old is not None and old.execution == execution else None
     if mine is None:
         mine = Claim(order["drill"], "", "", execution, now, str(event["by"]), 0)
@@ -102,8 +105,10 @@ def _allowed(settings: Environment, table: RecoveryTable, kind: Kind, order: dic
     if known is None:
         return "Nobody knows the roles yet: no witness has seen both members."
     source = _source(settings) if kind == "restore" else known.primary
-    order |= {"epoch": known.epoch, "primary": known.primary, "source": source or ""}
-    hindrance = drill.hindrance(_situation(table, known, now))
+    situation = _situation(table, known, now)
+    looked = drill.preflight(situation, source)
+    order |= {"epoch": known.epoch, "primary": known.primary, "source": source or "", "preflight": looked}
+    hindrance = drill.hindrance(situation)
     if hindrance is None and source is None:
         return "RDS names no time to which a member's backups can be restored yet."
     return hindrance
@@ -190,10 +195,20 @@ def _end(settings: Environment, event: Mapping[str, Any]) -> dict[str, Any]:
         asked = marks["promote"] if kind == "replica" else marks["asked"]
         reached = account.get("target_reached", False) if drill_settings().transaction_log else None
         found = Findings((marks["verified"] - asked) / 1000, float(verified["missing_seconds"]), reached)
-        figures = {"rto_seconds": round(found.rto, 3), "rpo_seconds": found.rpo, "rpo_by": "heartbeat"}
+        granted = drill_settings().promotion_seconds
+        figures = {
+            "rto_seconds": round(found.rto, 3),
+            "rto_resolution_seconds": round(float(event["resolution"]), 3),
+            "rpo_seconds": found.rpo,
+            "rpo_limit_seconds": objectives().rpo_seconds,
+            "rpo_by": "heartbeat",
+            **({"rto_limit_seconds": granted} if kind == "replica" else {}),
+        }
         if not outcome:
-            granted = drill_settings().promotion_seconds
             outcome, reason = drill.judged(_known(kind), found, objectives(), granted)
+    began_at = clock.seconds(str(event["started_at"]))
+    changed = _alarms(settings)
+    fired = None if changed is None else drill.alarms(changed, began_at)
     record = {
         "kind": f"{kind} drill" if kind else "drill",
         "outcome": outcome,
@@ -210,13 +225,24 @@ def _end(settings: Environment, event: Mapping[str, Any]) -> dict[str, Any]:
         "measured": json.dumps(event["measured"]),
         "verified": json.dumps(verified),
         "log": json.dumps(account),
+        "by": str(event["by"]),
+        "preflight": json.dumps(event["preflight"]),
+        "deviations": json.dumps(drill.deviations(outcome, reason, event["timeline"], fired or ()), ensure_ascii=False),
+        "restoration": json.dumps(drill.restoration(str(event["identifier"]), marks)),
+        **({} if fired is None else {"alarms": json.dumps(fired)}),
         **figures,
+        **_deployed(settings, table),
     }
     if drill.keep(table, str(event["drill"]), record) and kind:
-        drill.enter(table, _known(kind), outcome, clock.seconds(str(event["started_at"])), now)
+        drill.enter(table, _known(kind), outcome, began_at, now)
         _show_days(settings, drill.ledger(table, now), now)
     journal.note("drill ended", {"drill": event["drill"], "outcome": outcome, "reason": reason, **figures})
     return {"outcome": outcome, "reason": reason}
+
+
+def _deployed(settings: Environment, table: RecoveryTable) -> dict[str, str]:
+    """Of which environment, commit, templates and plan a record is."""
+    return drill.made_of(settings.suffix, provenance.read(table))
 
 
 def _known(kind: str) -> Kind:
@@ -226,7 +252,7 @@ def _known(kind: str) -> Kind:
     raise RequestUnclear(f"The kind {kind!r} is none of {', '.join(drill.KINDS)}.")
 
 
-def _bury(table: RecoveryTable, dead: Claim, status: str, cause: str, now: float) -> None:
+def _bury(settings: Environment, table: RecoveryTable, dead: Claim, status: str, cause: str, now: float) -> None:
     """The record of a drill whose execution has ended without one: it was stopped, or its last answers were lost."""
     if not dead.kind:
         return
@@ -249,6 +275,10 @@ def _bury(table: RecoveryTable, dead: Claim, status: str, cause: str, now: float
             "ended_at": clock.iso(now),
             "execution": dead.execution,
             "identifier": dead.identifier,
+            "by": dead.by,
+            "deviations": json.dumps(drill.deviations("aborted", told, ()), ensure_ascii=False),
+            "restoration": json.dumps(drill.restoration(dead.identifier, {})),
+            **_deployed(settings, table),
         },
     )
     journal.note("drill buried", asdict(dead))
@@ -314,6 +344,15 @@ def _execution(arn: str) -> tuple[str, str]:
 def _newest(settings: Environment, endpoint: Endpoint) -> tuple[State, float | None]:
     with clients.access(settings).open(endpoint, SIGN_IN_SECONDS, "citizens-drill") as session:
         return heartbeat.newest(session, STATEMENT_SECONDS)
+
+
+def _alarms(settings: Environment) -> list[AlarmState] | None:
+    """Every alarm of this environment; None when CloudWatch does not tell, which no record waits for."""
+    try:
+        return alarm_states.read(clients.cloudwatch(), settings.suffix)
+    except (BotoCoreError, ClientError) as error:
+        journal.note("trouble", {"with": "alarms", "error": str(error)})
+        return None
 
 
 def _show_days(settings: Environment, ledger: Ledger, now: float) -> None:

@@ -18,6 +18,7 @@ from privilege.site import Failed, Site, eventually, now_iso
 DRILL_SECONDS = 120.0
 PATIENCE_SECONDS = 20.0
 MACHINE = "citizens-drill-machine"
+RECORDS = "drill#"
 
 
 def questions(site: Site) -> None:
@@ -32,7 +33,7 @@ def questions(site: Site) -> None:
     site.renew("drill")
     begin = {"step": "begin", "ask": "sweep", "drill": "sweep", "by": "exercise", "execution": "exercise"}
     order = site.invoke("drill", begin)
-    if order["outcome"] != "idle" or site.record(f"drill#{drill}") is None:
+    if order["outcome"] != "idle" or site.record(f"{RECORDS}{drill}") is None:
         raise Failed(f"a dead drill was not buried: {order}")
     host = {site.outputs[f"Member{n}Identifier"]: site.outputs[f"Member{n}Endpoint"] for n in (1, 2)}[primary]
     measured = site.invoke("drill", {"step": "measure", "host": host, "port": 5432})
@@ -40,12 +41,15 @@ def questions(site: Site) -> None:
         raise Failed(f"{primary} could not be measured: {measured}")
     end: dict[str, Any] = {"marks": {}, "measured": {}, "verified": {}, "account": {}, "timeline": []}
     end |= {"step": "end", "drill": f"{drill}-end", "kind": "replica", "epoch": 1, "outcome": "failed", "reason": "x"}
-    end |= {"started_at": now_iso(), "execution": "exercise", "identifier": "none"}
+    end |= {"started_at": now_iso(), "execution": "exercise", "identifier": "none", "by": "exercise"}
+    end |= {"preflight": [], "resolution": 0}
     site.invoke("drill", end)
+    if "alarms" not in (site.record(f"{RECORDS}{drill}-end") or {}):
+        raise Failed("the end of a drill does not tell what alarms did")
     at = (site.record("drills") or {}).get("replica_at")
     if at is None:
         raise Failed("the end of a drill was not entered")
-    for leftover in ("drill", "drills", f"drill#{drill}", f"drill#{drill}-end"):
+    for leftover in ("drill", "drills", f"{RECORDS}{drill}", f"{RECORDS}{drill}-end"):
         site.forget(leftover)
     operations.logged(site, "drill")
 

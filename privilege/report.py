@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from deployment.cdk import ROOT
 from privilege.granted import Grant, Role
 from privilege.mutation import Verdict
 from privilege.used import Usage, policy_name
+from recovery.clock import iso
 from stacks.unused_permissions import UNUSED, reason
 
 PATH = ROOT / "reports" / "least-privilege.json"
@@ -55,6 +57,7 @@ class Report:
         """Write the record."""
         path.parent.mkdir(parents=True, exist_ok=True)
         record: dict[str, Any] = {
+            "made_at": iso(time.time()),
             "problems": list(self.problems),
             "rows": [asdict(row) for row in self.rows],
             "phases_seconds": {name: round(seconds, 1) for name, seconds in self.seconds.items()},

@@ -127,6 +127,34 @@ def _connect(endpoint: Endpoint, deadline: float) -> socket.socket:
     raise Unreachable(f"{endpoint} refuses connections: {last.strerror or last}.")
 
 
+def answers(endpoint: Endpoint, seconds: float, attempts: int = 3) -> bool:
+    """Whether anything at the endpoint answers PostgreSQL's request for TLS within `seconds`, to any of the attempts:
+    they begin one after the other in the first half of that time, so that a lost packet is not taken for silence."""
+    deadline = time.monotonic() + seconds
+    heard: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def attempt() -> None:
+        try:
+            with _connect(endpoint, deadline) as raw:
+                raw.settimeout(max(0.001, deadline - time.monotonic()))
+                raw.sendall(_TLS_REQUEST)
+                heard.put(raw.recv(1) != b"")
+        except (OSError, Unreachable):
+            heard.put(False)
+
+    waiting = 0
+    for number in range(1, attempts + 1):
+        threading.Thread(target=attempt, daemon=True).start()
+        waiting += 1
+        until = deadline if number == attempts else time.monotonic() + seconds / (2 * attempts)
+        while waiting and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                if heard.get(timeout=left):
+                    return True
+                waiting -= 1
+    return False
+
+
 def _secure(raw: socket.socket, endpoint: Endpoint, tls: ssl.SSLContext) -> ssl.SSLSocket:
     """TLS as PostgreSQL begins it.
 
@@ -320,7 +348,9 @@ def _copy_out(connection: Any, query: str, take: Callable[[bytes], None]) -> int
             raise InterfaceError("network error")
         held += piece
         if len(held) > 2 * _COPY_HELD_BYTES:
-            take(bytes(held[:-_COPY_HELD_BYTES]))
+            with memoryview(held) as view:  # a slice of the bytearray itself would be one copy more
+                piece = bytes(view[:-_COPY_HELD_BYTES])
+            take(piece)
             del held[:-_COPY_HELD_BYTES]
     copied = _COPIED.search(held)
     if copied is not None:

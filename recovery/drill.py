@@ -8,17 +8,20 @@ nothing else is under way, and gives up as soon as something is.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
+from recovery.alarm_states import AlarmState
 from recovery.clock import iso
 from recovery.incident import Lease, new_incident
 from recovery.objectives import Objectives
 from recovery.operation import Operation
 from recovery.pause import Pause
+from recovery.provenance import Provenance
 from recovery.roles import Roles
 from recovery.table import Record, RecoveryTable
 
@@ -26,6 +29,8 @@ Kind = Literal["replica", "restore"]
 Outcome = Literal["passed", "missed", "failed", "aborted"]
 
 KINDS: tuple[Kind, ...] = ("replica", "restore")
+PLAN = "docs/drills-on-aws.md"
+"""The procedure that a drill follows."""
 RECORD = "drill"
 """The claim: one drill, or one sweep, at a time."""
 LEDGER = "drills"
@@ -38,6 +43,8 @@ EARLY_SECONDS = DAY_SECONDS / 2
 BEHIND_SECONDS = 30.0
 """A copy further behind than this still catches up: a standby would not count as one either."""
 _MOMENT = re.compile(r"\d{14}")
+_TROUBLE = re.compile(r"(?:[a-zA-Z-]+|the [a-z ]+): [A-Z][\w.]+$")
+"""An entry of the machine's timeline that tells an error: the action or what was refused, and the error's name."""
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 
 
@@ -157,6 +164,22 @@ def hindrance(situation: Situation) -> str | None:
     return None
 
 
+def preflight(situation: Situation, source: str | None) -> list[dict[str, str]]:
+    """What was looked at before a drill begins and how it was found, as a deploy's preflight tells it: `check`,
+    `verdict` (`ok` or `failed`), `found`. All of it is ok exactly when nothing hinders and there is a `source`."""
+    roles, lease, paused = situation.roles, situation.lease, situation.pause
+    held = lease is not None and lease.held(situation.now)
+    looked = (
+        ("incident", not held, f"{lease.incident} holds the lease" if lease is not None and held else "none"),
+        ("operation", situation.operation is None, situation.operation.kind if situation.operation else "none"),
+        ("pause", paused is None, "none" if paused is None else str(paused)),
+        ("standby", roles.protected, f"{roles.standby} {'protects' if roles.protected else 'is no standby'}"),
+        ("primary", situation.primary == "available", f"{roles.primary} is {situation.primary}"),
+        ("source", source is not None, source or "no backup that can be restored"),
+    )
+    return [{"check": name, "verdict": "ok" if well else "failed", "found": found} for name, well, found in looked]
+
+
 def due(ledger: Ledger, days: int, now: float) -> Kind | None:
     """The kind of drill to hold now: of those that were not held for `days`, the one that waits longest.
 
@@ -206,11 +229,64 @@ def steps(marks: Mapping[str, float]) -> list[dict[str, Any]]:
     ]
 
 
+def deviations(
+    outcome: str,
+    reason: str,
+    timeline: Iterable[Mapping[str, Any]],
+    fired: Iterable[Mapping[str, Any]] = (),
+) -> list[str]:
+    """What did not come as it was expected, a sentence each: the outcome, what RDS refused, what an earlier drill had
+    left, and which alarms went off (`alarms`)."""
+    found = [] if outcome == "passed" else [f"The outcome is {outcome!r}: {reason}"]
+    events = [str(step.get("event", "")) for step in timeline]
+    return [
+        *found,
+        *(f"The machine: {event}." for event in events if _TROUBLE.match(event) or event.endswith("has left it")),
+        *(f"The alarm {each['name']} {each['state']}: {each['note']}." for each in fired if each["state"] != "cleared"),
+    ]
+
+
+def alarms(found: Iterable[AlarmState], began_at: float) -> list[dict[str, Any]]:
+    """What alarms did meanwhile, as a report shows it (`name`, `state`, `at`, `note`): of each the newest change since
+    the drill began. None has to fire, because the members are left alone."""
+    return [
+        {
+            "name": each.name,
+            "state": "fired unexpectedly" if each.state == "ALARM" else "cleared",
+            "at": iso(each.changed_at),
+            "note": f"{each.changed_at - began_at:.0f} s after the drill began; it is {each.state}",
+        }
+        for each in sorted(found, key=lambda each: (each.changed_at, each.name))
+        if each.changed_at >= began_at
+    ]
+
+
+def restoration(identifier: str, marks: Mapping[str, float]) -> list[str]:
+    """How the environment was left, by the copy and the marks (epoch milliseconds)."""
+    untouched = "Members, roles and clients were left alone: there is nothing to restore."
+    if not identifier:
+        return ["No copy was made.", untouched]
+    gone = marks.get("cleaned")
+    said = "was not seen to be gone: the next sweep deletes it" if gone is None else f"was gone at {iso(gone / 1000)}"
+    return [f"The copy {identifier} {said}.", untouched]
+
+
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
 # What is kept
+
+
+def made_of(suffix: str, deployed: Provenance) -> dict[str, str]:
+    """What ties a record to its environment, commit, templates and plan: fields of the record."""
+    plan = deployed.of_plan(PLAN)
+    return {
+        "suffix": suffix,
+        "commit": deployed.commit,
+        "template_sha256": deployed.template_sha256,
+        "plan": json.dumps(plan) if plan else "",
+    }
 
 
 def claimed(table: RecoveryTable) -> Claim | None:

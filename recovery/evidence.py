@@ -198,9 +198,10 @@ def unsealed(sources: Mapping[str, Record], sealed: Iterable[str]) -> list[str]:
     return sorted(waiting, key=lambda identity: (str(sources[identity]["ended_at"]), identity))
 
 
-def as_json(entry: Entry) -> str:
-    """What is exported of an entry, and read back by `parse`."""
-    return json.dumps(asdict(entry), ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+def as_json(entry: Entry, report: Mapping[str, Any] | None = None) -> str:
+    """What is exported of an entry, and read back by `parse`; beside it the report that its page shows."""
+    told = {**asdict(entry), **({} if report is None else {"report": report})}
+    return json.dumps(told, ensure_ascii=False, indent=2, sort_keys=True, default=str) + "\n"
 
 
 def parse(text: str) -> Entry:

@@ -9,7 +9,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
@@ -77,22 +77,23 @@ def key(entry: Entry, kind: str) -> str:
     return f"{PREFIX}{entry.name}.{kind}"
 
 
-def page_of(entry: Entry) -> str:
-    """An entry as the report of what happened."""
+def report_of(entry: Entry) -> dict[str, Any]:
+    """An entry as the report of what happened: a document of `recovery.report_page`."""
     seal = {
         "number": entry.number,
         "sealed_at": entry.sealed_at,
         "previous": entry.previous,
         "sha256": entry.sha256,
     }
-    return report_page.page(report_page.of_record(entry.subject, entry.record, seal))
+    return report_page.of_record(entry.subject, entry.record, seal)
 
 
 def export(table: RecoveryTable, store: EvidenceStore, entry: Entry, now: float) -> Receipt:
     """Write both objects, then the receipt, once. Cut off anywhere, it is done again as a whole."""
+    report = report_of(entry)
     digests = {
-        "json": store.put(key(entry, "json"), evidence.as_json(entry), "json"),
-        "html": store.put(key(entry, "html"), page_of(entry), "html"),
+        "json": store.put(key(entry, "json"), evidence.as_json(entry, report), "json"),
+        "html": store.put(key(entry, "html"), report_page.page(report), "html"),
     }
     receipt = Receipt(entry.number, digests, iso(now))
     table.put_if(f"{RECEIPT}{entry.number}", receipt.__dict__, "attribute_not_exists(id)")

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from recovery import drill_document
 from recovery.clock import seconds
 from recovery.report_plot import plot
 
@@ -40,6 +41,7 @@ CONTROLS: Mapping[str, str] = {
 }
 """NIST SP 800-53 Rev. 5 controls that a report is evidence for; it shows implementation and claims no authorization."""
 
+_MEASURED = ("rto_seconds", "rpo_seconds")
 _KNOWN = frozenset(
     (
         *("outcome", "verdict", "reason", "kind", "started_at", "ended_at", "timeline", "account", "decision"),
@@ -77,6 +79,7 @@ def of_record(identity: str, record: Mapping[str, Any], seal: Mapping[str, Any] 
         "participants": [{"role": "state machine", "who": str(record.get("execution") or "unknown")}],
         "facts": {key: value for key, value in record.items() if key not in _KNOWN and key != "id"},
         "controls": list(CONTROLS),
+        **(drill_document.described(record) if family == "drill" else {}),
         "seal": dict(seal) if seal else None,
     }
 
@@ -222,29 +225,39 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 def _objectives(document: Document) -> str:
     objectives = document.get("objectives") or {}
-    if not objectives:
+    if not any(document.get(name) is not None or objectives.get(name) is not None for name in _MEASURED):
         return _nothing("No client was watched: recovery time and lost data as clients see them are not known.")
     return _table(
         ("objective", "limit", "measured", "how it was measured"),
         [
             (
                 "RTO",
-                _span(objectives["rto_seconds"]),
+                _limit(objectives.get("rto_seconds")),
                 _measured(document.get("rto_seconds"), document.get("rto_resolution_seconds")),
                 document.get("rto_basis") or "not recorded",
             ),
             (
                 "RPO",
-                _span(objectives["rpo_seconds"]),
+                _limit(objectives.get("rpo_seconds")),
                 _measured(document.get("rpo_seconds")),
                 document.get("rpo_basis") or "not recorded",
             ),
-            ("Rows", "all acknowledged", _rows(document), document.get("rows_basis") or "not recorded"),
+            ("Rows", _wanted(document), _rows(document), document.get("rows_basis") or "not recorded"),
         ],
     )
 
 
+def _limit(objective: float | None) -> str:
+    return "none: it is shown" if objective is None else _span(objective)
+
+
+def _wanted(document: Document) -> str:
+    return "all acknowledged" if document.get("rows") is None else "all that was read or changed"
+
+
 def _rows(document: Document) -> str:
+    if (said := document.get("rows")) is not None:
+        return str(said)
     acknowledged, missing = document.get("transactions_acknowledged"), document.get("transactions_missing")
     if acknowledged is None or missing is None:
         return "not verified"
@@ -348,7 +361,7 @@ class _Markup(str):
 
 
 def _tagged(state: str) -> _Markup:
-    tone = {"fired": "good", "OK": "good", "failed to fire": "bad", "FAILED": "bad"}.get(state, "unsure")
+    tone = {"fired": "good", "ok": "good", "failed to fire": "bad", "failed": "bad"}.get(state, "unsure")
     return _Markup(f'<span class="tag {tone}">{escape(state)}</span>')
 
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Literal
 
 from stacks import instance_class
+from stacks.backup_plan import NIGHTLY
 from stacks.database import SLOT_SHARE_OF_STORAGE
 from stacks.instance_class import GIB
 from stacks.names import METRICS_NAMESPACE, Names, deployed_functions
@@ -52,6 +53,7 @@ DRILL = "drill"
 LEFT_BEHIND_USUALLY = "there may be no standby, or nobody let in"
 LEFT_BEHIND: Mapping[str, str] = {DRILL: "its copy may cost until the next night's sweep; no member was touched"}
 QUARTER = 900
+HOUR = 3600
 
 
 class Severity(StrEnum):
@@ -555,6 +557,24 @@ def _backups(watched: Watched) -> Iterator[Alarm]:
         action="See in RDS whether automated backups are on (retention above 0) and the latest restorable time of "
         "both members; take a snapshot of the primary now",
         runbook="backups-missing",
+    )
+    hours = math.ceil(NIGHTLY.longest_gap_seconds / HOUR) + 1
+    yield Alarm(
+        name="backups-overdue",
+        metric=Metric(
+            "AWS/Backup", "NumberOfBackupJobsCompleted", {"BackupVaultName": watched.names.plain}, statistic="Sum"
+        ),
+        threshold=1,
+        below=True,
+        # Hour by hour, so that it is the newest recovery point's age; the hour more is the one that it was made in
+        period=HOUR,
+        periods=hours,
+        missing=MISSING_IS_A_FAULT,
+        meaning=f"The newest recovery point in the vault {watched.names.plain} is over {hours - 1} hours old, though "
+        "the plan makes new ones every day: it is not run any more, or its jobs do not end",
+        action="`aws backup list-backup-jobs --by-backup-vault-name` says what became of the last ones; see that the "
+        "plan still has its rule and its selection, and start the jobs by hand",
+        runbook="backups-overdue",
     )
     yield Alarm(
         name="backup-job-failed",

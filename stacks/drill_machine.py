@@ -34,7 +34,7 @@ _BROKEN = (
 _CAUSE = "$substring($string($states.errorOutput.Cause), 0, 500)"
 _TOLD = (
     *("kind", "epoch", "outcome", "reason", "marks", "measured", "verified"),
-    *("account", "timeline", "execution"),
+    *("account", "timeline", "execution", "by", "resolution"),
 )
 # Nobody promotes a copy that RDS backs up or that was refused for another reason of the moment: it is asked again.
 _LOOKS = f"{{% $rounds < {BRISK_ROUNDS} ? {BRISK_SECONDS} : {PATIENT_SECONDS} %}}"
@@ -91,7 +91,7 @@ def _beginning(references: DrillReferences) -> dict[str, State]:
                 "startedAt": "{% $states.context.Execution.StartTime %}",
                 "kind": "",
                 "epoch": 0,
-                "order": {"identifier": "", "primary": "", "source": "", "orphans": []},
+                "order": {"identifier": "", "primary": "", "source": "", "orphans": [], "preflight": []},
                 "step": "copy",
                 "marks": {"began": "{% $millis() %}"},
                 "seen": {"status": "unknown", "replica_of": "", "host": "", "port": 0, "interruption": None},
@@ -104,6 +104,9 @@ def _beginning(references: DrillReferences) -> dict[str, State]:
                 "sweeps": 0,
                 "cleanings": 0,
                 "logRounds": 0,
+                # When a look found nothing to do last, epoch milliseconds, and how long (s) before the verification
+                "lookedAt": "{% $millis() %}",
+                "resolution": 0,
                 "timeline": [{"at": "{% $now() %}", "event": "{% 'started by ' & $states.input.by %}"}],
             },
             "Next": "MayBegin",
@@ -261,7 +264,7 @@ def _looking(references: DrillReferences) -> dict[str, State]:
             when(f"$kind = 'restore' and $step = 'copy' and {_is_open()}", "Verify", marks=_mark("copied")),
             otherwise="LookPause",
         ),
-        "LookPause": wait(_LOOKS, "Look"),
+        "LookPause": {**wait(_LOOKS, "Look"), "Assign": {"lookedAt": "{% $millis() %}"}},
     }
 
 
@@ -316,6 +319,7 @@ def _recovering(references: DrillReferences) -> dict[str, State]:
                 step="log",
                 rounds=0,
                 marks=_mark("verified"),
+                resolution="{% ($millis() - $lookedAt) / 1000 %}",
                 timeline=note("'verified: ' & $string($verified.missing_seconds) & ' s are missing'"),
             ),
             otherwise="LookPause",
@@ -416,6 +420,7 @@ def _recording(references: DrillReferences) -> dict[str, State]:
             "drill": "id",
             "started_at": "startedAt",
             "identifier": "order.identifier",
+            "preflight": "order.preflight",
         }.items()
     }
     return {

@@ -19,7 +19,7 @@ from stacks.names import DATABASE_PORT, DRILL_TAG
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
 from stacks.operation_machine import operation_machine
-from stacks.permissions import allow, confined_service, identity
+from stacks.permissions import allow, confined_service, identity, without_resources
 from stacks.security import SecurityProps
 from stacks.settings import Settings
 from stacks.storage import StorageProps
@@ -109,6 +109,7 @@ class Drills(CitizensStack):
                     allow(("rds:DescribeDBInstances",), [instances]),
                     allow(("states:DescribeExecution",), [executions]),
                     put_metrics(),
+                    without_resources(("cloudwatch:DescribeAlarms",)),
                 ],
                 patterns={
                     instances: "What a killed drill has left is found by listing; RDS lists all instances or one",

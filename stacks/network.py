@@ -35,7 +35,7 @@ ENDPOINT_ACTIONS: Mapping[str, Sequence[str]] = {
     ),
     "rds": ("rds:DescribeDBInstances", "rds:DescribeEvents"),
     "states": ("states:DescribeExecution", "states:StartExecution"),
-    "monitoring": ("cloudwatch:PutMetricData",),
+    "monitoring": ("cloudwatch:DescribeAlarms", "cloudwatch:PutMetricData"),
 }
 TABLE_ACTIONS = ("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Scan", "dynamodb:UpdateItem")
 

@@ -42,6 +42,10 @@ REASONS_WITHOUT_RESOURCES: Mapping[str, Unrestricted] = {
     "ec2:AssignPrivateIpAddresses": _UNKNOWN_INTERFACE,
     "ec2:UnassignPrivateIpAddresses": _UNKNOWN_INTERFACE,
     "ec2:DescribeSecurityGroupRules": _NO_RESOURCES,
+    "cloudwatch:DescribeAlarms": Unrestricted(
+        "CloudWatch tells of composite alarms only whoever may ask for all",
+        "Amazon CloudWatch API reference, DescribeAlarms",
+    ),
     "cloudwatch:PutMetricData": Unrestricted(
         "a metric is no resource; restricted by the condition on the namespace",
         "Amazon CloudWatch user guide, Using condition keys to limit access to CloudWatch namespaces",

@@ -8,13 +8,13 @@ from aws_cdk import aws_efs as efs
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
+from stacks.backup_plan import NIGHTLY
 from stacks.nested import CitizensStack
 from stacks.network import NetworkProps
 from stacks.permissions import allow, identity, without_resources
 from stacks.security import SecurityProps
 from stacks.settings import Settings
 
-BACKUPS_KEPT_DAYS = 35
 # Lambda's own convention for a function's files: a POSIX user of its own, never root.
 LOG_USER = "1000"
 
@@ -152,7 +152,7 @@ class Storage(CitizensStack):
             backup_vault_name=self.names.plain,
             encryption_key_arn=key_arn,
             lock_configuration=(
-                backup.CfnBackupVault.LockConfigurationTypeProperty(min_retention_days=BACKUPS_KEPT_DAYS)
+                backup.CfnBackupVault.LockConfigurationTypeProperty(min_retention_days=NIGHTLY.kept_days)
                 if self.settings.protect
                 else None
             ),
@@ -170,12 +170,11 @@ class Storage(CitizensStack):
                     backup.CfnBackupPlan.BackupRuleResourceTypeProperty(
                         rule_name="daily",
                         target_backup_vault=vault.ref,
-                        # After both members' own backup windows
-                        schedule_expression="cron(0 3 * * ? *)",
-                        start_window_minutes=60,
-                        completion_window_minutes=240,
+                        schedule_expression=NIGHTLY.schedule,
+                        start_window_minutes=NIGHTLY.start_window_minutes,
+                        completion_window_minutes=NIGHTLY.completion_window_minutes,
                         lifecycle=backup.CfnBackupPlan.LifecycleResourceTypeProperty(
-                            delete_after_days=BACKUPS_KEPT_DAYS
+                            delete_after_days=NIGHTLY.kept_days
                         ),
                     )
                 ],

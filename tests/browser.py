@@ -110,8 +110,8 @@ class Browser:
         self._events.clear()
         self._ask("Page.navigate", url=page.as_uri())
         self._await("Page.loadEventFired")
-        found = Look(content_width=int(str(self._value("document.documentElement.scrollWidth"))))
-        found.text = str(self._value("document.body.innerText"))
+        found = Look(content_width=int(str(self.try_out("document.documentElement.scrollWidth"))))
+        found.text = str(self.try_out("document.body.innerText"))
         picture = self._ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         found.screenshot = base64.b64decode(picture["data"])
         if paper:
@@ -119,6 +119,19 @@ class Browser:
         for event in self._events:
             self._note(event, found)
         return found
+
+    def try_out(self, script: str) -> object:
+        """Run a script in the page that was looked at, as its reader's hand would; returns its value (JSON)."""
+        answer = self._ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def complaints(self) -> list[str]:
+        """What the page that was looked at has complained about, until now."""
+        found = Look()
+        for event in self._events:
+            self._note(event, found)
+        return found.complaints
 
     @staticmethod
     def _note(event: Mapping[str, Any], found: Look) -> None:
@@ -131,9 +144,6 @@ class Browser:
             found.complaints.append(str(about["exceptionDetails"]["text"]))
         elif method == "Log.entryAdded":
             found.complaints.append(str(about["entry"]["text"]))
-
-    def _value(self, expression: str) -> object:
-        return self._ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
 
     def _ask(self, method: str, **parameters: object) -> dict[str, Any]:
         self._number += 1

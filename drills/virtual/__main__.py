@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from deployment.problem import Problem
 from drills.report import REPORTS
 from drills.virtual.incidents import KINDS, Measured, lived_through, summary, violations
 from recovery import promise
+from recovery.clock import iso
 from stacks.names import Names
 from stacks.settings import SettingsError
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         ]
     broken = violations(found)
     _show(found, broken)
-    _write(RESULTS, found, broken, chosen.seed)
+    write(RESULTS, found, broken, chosen.seed)
     return 1 if broken else 0
 
 
@@ -75,9 +77,11 @@ def _show(found: Sequence[Measured], broken: Sequence[str]) -> None:
         print(sentence)
 
 
-def _write(path: Path, found: Sequence[Measured], broken: Sequence[str], seed: int) -> None:
+def write(path: Path, found: Sequence[Measured], broken: Sequence[str], seed: int) -> None:
+    """Write the report: the figures, and each incident."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {
+        "made_at": iso(time.time()),
         "incidents": len(found),
         "first_seed": seed,
         "rto_seconds": summary(found),

@@ -23,6 +23,7 @@ from recovery.arbiter import Situation, decide
 from recovery.clock import iso
 from recovery.objectives import Detection, Objectives
 from recovery.observation import Observation, PrimaryView, StandbyView
+from recovery.probe import ANSWER_SECONDS
 from recovery.rds import UNKNOWN, Event, MemberStatus
 from recovery.roles import Roles
 from recovery.suspicion import REST_SECONDS
@@ -309,7 +310,7 @@ class Incident:
                 return Answer({}, region.delay())
             case "ConfirmFence":
                 reachable = region.serves(now)
-                waited = 0.05 if reachable else self._detection.probe_timeout
+                waited = 0.05 if reachable else min(self._detection.probe_timeout, ANSWER_SECONDS)
                 return Answer({"Payload": {"reachable": reachable, "error": None}}, region.delay("probe", waited))
             case "Promote":
                 region.promote(now)

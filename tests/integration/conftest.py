@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from deployment import local, outputs
+from deployment import local, outputs, work_tree
 from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
 from drills.client import Application
@@ -82,8 +82,10 @@ def a_system(cloud: Cloud) -> Iterator[Deployed]:
     cdk = Cdk(suffix, cloud.environment, cloud.state / "cdk.log")
     cdk.synth()
     local.play_agency(cloud.environment, suffix)
-    outputs.write(cdk.deploy(), suffix)
+    flat = cdk.deploy()
+    outputs.write(flat, suffix)
     try:
+        work_tree.write_down(Account(cloud.environment), flat["RecoveryTableName"], cdk)
         # Not the newest deploy's: other environments are deployed meanwhile.
         yield Deployed(Account(cloud.environment), outputs.read(outputs.of_suffix(suffix)), cdk)
     finally:

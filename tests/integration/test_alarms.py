@@ -374,6 +374,17 @@ def alarm(panel: Panel, name: str) -> dict[str, Any]:
     return dict(found)
 
 
+def recovery_point(site: Site, member: str) -> str:
+    """How a job of AWS Backup for a member ends, as one that its plan starts."""
+    account, region = site.outputs["FailoverStateMachineArn"].split(":")[4], "eu-central-2"
+    job = site.client("backup").start_backup_job(
+        BackupVaultName=site.outputs["BackupVaultName"],
+        ResourceArn=f"arn:aws:rds:{region}:{account}:db:{member}",
+        IamRoleArn=f"arn:aws:iam::{account}:role/citizens-backup-{site.suffix}",
+    )
+    return str(site.client("backup").describe_backup_job(BackupJobId=job["BackupJobId"])["State"])
+
+
 def test_both_primaries_in_one_zone_are_an_alarm_until_one_of_them_has_failed_over(panel: Panel) -> None:
     """While it fails over it cannot be backed up either, which is an alarm of its own."""
     site, rds, standby = panel.site, panel.site.client("rds"), panel.site.role_record()[2]
@@ -384,15 +395,8 @@ def test_both_primaries_in_one_zone_are_an_alarm_until_one_of_them_has_failed_ov
     def fail_over() -> None:
         before = zone(standby)
         rds.reboot_db_instance(DBInstanceIdentifier=standby, ForceFailover=True)
-        account, region = site.outputs["FailoverStateMachineArn"].split(":")[4], "eu-central-2"
         with contextlib.suppress(ClientError):
-            job = site.client("backup").start_backup_job(
-                BackupVaultName=site.outputs["BackupVaultName"],
-                ResourceArn=f"arn:aws:rds:{region}:{account}:db:{standby}",
-                IamRoleArn=f"arn:aws:iam::{account}:role/citizens-backup-{site.suffix}",
-            )
-            described = site.client("backup").describe_backup_job(BackupJobId=job["BackupJobId"])
-            assert described["State"] == "FAILED"
+            assert recovery_point(site, standby) == "FAILED"
         eventually(lambda: zone(standby) != before and available(rds, standby), 30, "the failover of the standby")
 
     if len({zone(member) for member in members(site)}) == 2:
@@ -445,6 +449,22 @@ def test_backups_that_somebody_turned_off_are_an_alarm(panel: Panel) -> None:
     eventually(restorable, 60, "a new backup")
     panel.each(1, 300, panel.posture)
     panel.clears("backups-missing")
+
+
+def test_a_day_without_a_recovery_point_is_an_alarm_and_one_of_them_ends_it(panel: Panel) -> None:
+    """A night without the plan: the local cloud runs none, so that only jobs that are started here make any."""
+    primary, hour = panel.site.role_record()[1], 3600
+    told = alarm(panel, "backups-overdue")
+    assert recovery_point(panel.site, primary) == "COMPLETED"
+    panel.expect(["backups-overdue"], "OK")
+    to_the_hour = told["EvaluationPeriods"] * hour - panel.now() % hour + 1
+    post(f"{panel.site.control}/clock", {"advance_seconds": to_the_hour}, "PUT")
+    time.sleep(2.5)
+    assert panel.states(["backups-overdue"]) == {"backups-overdue": "OK"}, "as old as it may be"
+    panel.next_period(hour)
+    panel.fires("backups-overdue")
+    assert recovery_point(panel.site, primary) == "COMPLETED"
+    panel.clears("backups-overdue")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,11 @@ import pytest
 from deployment import outputs
 from deployment.account import Account
 from deployment.cdk import ROOT, Cdk
+from deployment.work_tree import PLANS
 from drills.client import Application
+from recovery import provenance
+from recovery.table import RecoveryTable
+from tests.contingency_test_report import missing
 from tests.integration.conftest import Cloud, eventually
 
 pytestmark = pytest.mark.breaks_the_machine
@@ -97,7 +101,8 @@ def test_a_drill_meets_its_objectives_reports_and_leaves_nothing() -> None:
     before = drill_states()
     done = run("drills")
     assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((ROOT / "reports" / "latest" / "report.json").read_text(encoding="utf-8"))
+    latest = ROOT / "reports" / "latest"
+    report = json.loads((latest / "report.json").read_text(encoding="utf-8"))
     assert report["verdict"] == "met"
     assert report["scenario"] == "primary-lost"
     assert 0 < report["rto_seconds"] < 60
@@ -105,6 +110,8 @@ def test_a_drill_meets_its_objectives_reports_and_leaves_nothing() -> None:
     sources = {entry["source"] for entry in report["timeline"]}
     assert {"client", "drill", "rds status", "state machine", "role record", "witness"} <= sources
     assert report["left_behind"] == []
+    assert list(missing(report, (latest / "report.html").read_text(encoding="utf-8"))) == []
+    assert report["deviations"] == []
     assert drill_states() == before
 
 
@@ -148,7 +155,12 @@ def test_every_postgresql_process_may_be_killed_and_service_comes_back(cloud: Cl
     suffix = f"kill-{secrets.token_hex(2)}"
     done = run("deployment", "deploy", "--local", "--suffix", suffix, "--state", str(cloud.state))
     assert done.returncode == 0, done.stderr
-    application = Application(Account(cloud.environment), outputs.read(outputs.of_suffix(suffix)))
+    account, deployed = Account(cloud.environment), outputs.read(outputs.of_suffix(suffix))
+    known = provenance.read(RecoveryTable(account.client("dynamodb"), deployed["RecoveryTableName"]))
+    assert known.commit, "what drills name is what was deployed"
+    assert known.template_sha256 == Cdk(suffix, cloud.environment).template_sha256()
+    assert known.plans.keys() == set(PLANS)
+    application = Application(account, deployed)
     with application.connect() as connection:
         connection.execute("CREATE TABLE survives (number int PRIMARY KEY)")
     postmasters = [

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from deployment.evidence import EvidenceRoom
 from deployment.exercises import Exercises
 from drills.scenarios import post
-from recovery import drill, history, incident, roles
+from recovery import drill, history, incident, provenance, report_page, roles
 from recovery.history import Entry
 from recovery.table import RecoveryTable
+from tests import browser
+from tests.contingency_test_report import missing, section
 from tests.integration.conftest import Cloud, Deployed, eventually
 from tests.integration.test_commands import run
 
@@ -28,11 +33,12 @@ def table(deployed: Deployed) -> RecoveryTable:
 
 
 @pytest.fixture(autouse=True)
-def undisturbed(deployed: Deployed, table: RecoveryTable) -> Iterator[None]:
+def undisturbed(deployed: Deployed, table: RecoveryTable, request: pytest.FixtureRequest) -> Iterator[None]:
     """Before and after: both members as they were, nobody at work, and no copy left."""
     known = eventually(lambda: roles.read(table), 120, "the roles")
     yield
-    assert roles.read(table) == known
+    if "switchover" not in request.function.__name__:
+        assert roles.read(table) == known
     assert copies(deployed) == []
     assert eventually(lambda: table.get(drill.RECORD) is None, 30, "the end of the claim")
 
@@ -81,6 +87,12 @@ def test_the_schedule_holds_the_drill_that_is_due_and_tells_how_long_ago_it_pass
     assert 0 <= record["rpo_seconds"] < 60
     assert json.loads(record["measured"])["lag_seconds"] < 30
     assert json.loads(record["log"])["target_reached"] is True
+    assert 0 < record["rto_resolution_seconds"] < record["rto_seconds"]
+    told = report_page.of_record(f"drill#{done.identity}", record)
+    assert list(missing(told)) == []
+    assert {each["verdict"] for each in told["preflight"]} == {"ok"}
+    assert told["template_sha256"] == deployed.cdk.template_sha256()
+    assert told["commit"] == provenance.read(table).commit
     steps = [step["step"] for step in json.loads(record["steps"])]
     assert steps == ["asked", "copied", "promote", "verified", "rolled", "cleaned"]
     assert drill.ledger(table, now).kinds["replica"].passed_at is not None
@@ -210,3 +222,63 @@ def test_a_person_ends_a_drill_which_cleans_up_and_says_by_whom(deployed: Deploy
     assert "Ended by" in done.reason
     assert "month's end" in done.reason
     assert [step["event"] for step in done.timeline][-2].endswith("is gone")
+
+
+def test_a_switchover_on_command_changes_the_roles_and_is_kept_as_a_drill_too(
+    cloud: Cloud, deployed: Deployed, table: RecoveryTable
+) -> None:
+    """Under way, it tells each step; at its end the old primary is a standby again."""
+    before, suffix = roles.known(table), deployed.outputs["EnvironmentSuffix"]
+    place = ("--local", "--state", str(cloud.state), "--suffix", suffix)
+    told = run("drctl", "exercise", "switchover", *place, "--yes", suffix)
+    assert told.returncode == 0, told.stderr
+    assert "Applications were kept out for" in told.stdout
+    after = roles.known(table)
+    assert (after.epoch, after.primary, after.standby) == (before.epoch + 1, before.standby, before.primary)
+    assert after.protected
+    (done,) = [each for each in history.read(table) if each.kind == "switchover drill"]
+    record = table.get(f"drill#{done.identity}")
+    assert record is not None
+    assert (record["outcome"], record["rpo_seconds"]) == ("passed", 0)
+    assert 0 < record["rto_seconds"] < 60
+    assert list(missing(report_page.of_record(f"drill#{done.identity}", record))) == []
+    (itself,) = [each for each in history.read(table) if each.execution == done.execution and each != done]
+    assert (itself.kind, itself.outcome) == ("switchover", "promoted")
+
+
+def test_what_was_exported_of_all_this_can_be_read_and_is_whole(deployed: Deployed, tmp_path: Path) -> None:
+    """Drills that passed, were stopped, given up and ended, an incident, a switchover and its reprotect: each as JSON
+    with the report and as a page, which a browser shows at a desk and on a phone, and prints."""
+    room = EvidenceRoom(deployed.account, deployed.outputs["EnvironmentSuffix"])
+    # OK: each has been sealed and exported, and nothing is otherwise than it was
+    eventually(lambda: room.verify().verdict == "OK", 60, "the exports")
+    sealed = room.entries()
+    assert len(sealed) >= 8
+    kept = list(room.download(tmp_path))
+    assert len(kept) == 2 * len(sealed)
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in kept if path.suffix == ".html"}
+    reports = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))["report"] for path in kept if path.suffix == ".json"
+    }
+    assert pages.keys() == reports.keys()
+    for name, report in reports.items():
+        assert report["id"] in section(pages[name], "Provenance")
+        assert report["seal"]["sha256"] in section(pages[name], "Provenance")
+    whole = {report["kind"] for name, report in reports.items() if not list(missing(report, pages[name]))}
+    assert whole >= {"replica drill", "switchover drill"}
+    families = {report["id"].partition("#")[0] for report in reports.values()}
+    assert families == {"drill", "incident", "operation"}
+    restored = next(name for name, report in reports.items() if report["kind"] == "restore drill")
+    assert [each.partition(":")[0] for each in missing(reports[restored], pages[restored])] == ["LSN before"]
+    assert "none: it is shown" in section(pages[restored], "Objectives and their basis")
+    if not browser.is_available():
+        pytest.skip("the browser's package is for Linux on x86-64 and comes with make setup")
+    with browser.opened(tmp_path) as opened:
+        for path in (each for each in kept if each.suffix == ".html"):
+            for width in (1280, 390):
+                look = opened.look(path, width, whole=False, paper=width == 1280)
+                assert look.content_width == width, f"{path.name} has to be scrolled sideways"
+                assert (look.requests, look.complaints) == ([path.as_uri()], [])
+                assert "Corrective actions" in look.text
+                if look.pdf:
+                    assert len(re.findall(rb"/Type\s*/Page\b", look.pdf)) >= 1

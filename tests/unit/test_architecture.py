@@ -29,9 +29,9 @@ MAY_IMPORT = {
     "deployment": {"recovery", "stacks.settings", "stacks.names", "stacks.promised"},
     "drctl": {"recovery", "deployment", "stacks.settings", "stacks.names"},
     "drills": {"recovery", "deployment", "stacks.settings", "stacks.names"},
-    "privilege": {"deployment", "drills", "stacks.settings", "stacks.unused_permissions"},
+    "privilege": {"deployment", "drills", "recovery.clock", "stacks.settings", "stacks.unused_permissions"},
     "assessment": {
-        *("deployment", "drills.report", "recovery.promise", "recovery.worst_case"),
+        *("deployment", "recovery.promise", "recovery.worst_case"),
         *("stacks.settings", "stacks.names", "stacks.templates", "stacks.promised"),
     },
     "benchmarks": {"recovery", "deployment", "stacks.settings", "drills", "local_cloud"},

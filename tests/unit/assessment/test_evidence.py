@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 
 from assessment import evidence
 from assessment.implementations import IMPLEMENTATIONS
+from benchmarks.__main__ import write as write_benchmarks
 from benchmarks.result import median_of
 from drills.scenarios import SCENARIOS
+from drills.virtual.__main__ import write as write_incidents
 from privilege.report import Report as PrivilegeReport
 
 
@@ -52,15 +56,42 @@ def test_each_scenario_has_its_own_newest_and_the_copy_called_latest_is_no_other
     assert not any("latest" in each.path for each in found.values())
 
 
-def test_reports_that_do_not_tell_their_date_have_that_of_their_file(tmp_path: Path) -> None:
+def test_a_report_has_the_date_that_it_tells_whatever_that_of_its_file_is(tmp_path: Path) -> None:
+    """As when it was copied, or fetched from where it was made."""
     PrivilegeReport(rows=(), problems=("One problem.",)).write(tmp_path / "least-privilege.json")
-    os.utime(tmp_path / "least-privilege.json", (1_764_000_000, 1_764_000_000))
-    result = median_of([1.5, 2.5, 3.5], 10)
-    (tmp_path / "bench.json").write_text(json.dumps({"synthesis": {"median": result.median, "unit": result.unit}}))
+    write_benchmarks({"synthesis": median_of([1.5, 2.5, 3.5], 10)}, tmp_path / "bench.json")
+    write_incidents(tmp_path / "incidents.json", [], [], 1)
+    today = datetime.now(UTC).date().isoformat()
+    for path in tmp_path.iterdir():
+        os.utime(path, (1_764_000_000, 1_764_000_000))
     found = evidence.newest(tmp_path)
-    assert found["least-privilege"].made_at == "2025-11-24T16:00:00Z"
+    assert {each.made_at[:10] for each in found.values()} == {today}
+    assert found.keys() == {"least-privilege", "benchmarks", "incidents"}
     assert "1 problems" in found["least-privilege"].says
-    assert "synthesis 2.5 s" in found["benchmarks"].says
+    assert f"synthesis 2.5 s ({today})" in found["benchmarks"].says
+
+
+def test_a_figure_keeps_its_own_date_when_others_are_measured_again_and_one_without_is_not_cited(
+    tmp_path: Path,
+) -> None:
+    old = {"rotation": {"median": 0.5, "unit": "s", "measured_at": "2026-01-02T03:04:05.000Z"}}
+    (tmp_path / "bench.json").write_text(json.dumps({**old, "drill": {"median": 40, "unit": "s"}}))
+    assert evidence.newest(tmp_path)["benchmarks"].made_at == "2026-01-02T03:04:05.000Z"
+    write_benchmarks({"synthesis": median_of([2.5], 10)}, tmp_path / "bench.json")
+    found = evidence.newest(tmp_path)["benchmarks"]
+    assert found.made_at > "2026-01-02T03:04:05.000Z"
+    assert "rotation 0.5 s (2026-01-02)" in found.says
+    assert "drill" not in found.says
+
+
+@pytest.mark.parametrize("name", ["least-privilege.json", "incidents.json", "bench.json"])
+def test_a_report_that_tells_no_date_is_no_evidence(tmp_path: Path, name: str) -> None:
+    PrivilegeReport(rows=(), problems=()).write(tmp_path / "least-privilege.json")
+    write_benchmarks({"synthesis": median_of([2.5], 10)}, tmp_path / "bench.json")
+    write_incidents(tmp_path / "incidents.json", [], [], 1)
+    undated = re.sub(r'"(made|measured)_at"', '"unknown"', (tmp_path / name).read_text())
+    (tmp_path / name).write_text(undated)
+    assert len(evidence.newest(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"scenario": 1}', '"text"'])
@@ -68,7 +99,7 @@ def test_what_is_no_report_is_left_out(tmp_path: Path, content: str) -> None:
     for name in ("some/report.json", "least-privilege.json", "bench.json", "incidents.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    assert {kind: each.says for kind, each in evidence.newest(tmp_path).items() if kind != "benchmarks"} == {}
+    assert {kind: each.says for kind, each in evidence.newest(tmp_path).items()} == {}
 
 
 def test_without_reports_there_is_no_evidence(tmp_path: Path) -> None:

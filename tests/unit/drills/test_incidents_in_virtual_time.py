@@ -114,7 +114,7 @@ def test_the_interpreter_ends_a_task_at_its_time_out_and_reads_the_machines_cloc
 
 
 def test_the_report_holds_every_incident_and_its_figures(sample: list[Measured], tmp_path: Any) -> None:
-    rehearsal._write(tmp_path / "incidents.json", sample, [], 101)
+    rehearsal.write(tmp_path / "incidents.json", sample, [], 101)
     report = json.loads((tmp_path / "incidents.json").read_text())
     assert (report["incidents"], len(report["each"]), report["first_seed"]) == (40, 40, 101)
     assert report["rto_seconds"] == summary(sample)

@@ -12,7 +12,7 @@ from drills import observed
 from drills.ledger import Attempt
 from drills.measurement import Measurement
 from drills.observed import BUCKETS, Change, LagSample, Observed, Step, Watched
-from drills.scenarios import PRIMARY_ALARMS, SCENARIOS, STANDBY_ALARMS
+from drills.scenarios import INCIDENT_ALARMS, PRIMARY_ALARMS, SCENARIOS, STANDBY_ALARMS
 
 MET = Measurement("met", "All is well.", 9.0, 0.4, 0.0, 120, 0)
 ATTEMPTS = st.lists(
@@ -96,7 +96,7 @@ def test_what_did_not_come_as_expected_is_told_in_a_sentence_each() -> None:
     assert observed.deviations(MET, [], [], []) == []
     missed = Measurement("missed", "Too long.", 1000.0, 0.1, 0.0, 9, 0)
     found = observed.deviations(
-        missed, rows, ["a bucket"], [record], [{"check": "c", "verdict": "FAILED", "found": "f"}], ["could not look"]
+        missed, rows, ["a bucket"], [record], [{"check": "c", "verdict": "failed", "found": "f"}], ["could not look"]
     )
     assert len(found) == 7
     assert found[0] == "The verdict is 'missed': Too long."
@@ -111,7 +111,7 @@ def test_lost_rows_are_named_and_nothing_is_named_when_nothing_could_be_read() -
 
 
 def test_a_lost_primary_has_alarms_that_tell_and_a_lost_standby_too() -> None:
-    assert SCENARIOS["primary-lost"].telling_alarms == PRIMARY_ALARMS
-    assert SCENARIOS["both-lost"].telling_alarms == (*PRIMARY_ALARMS, *STANDBY_ALARMS)
+    assert SCENARIOS["primary-lost"].telling_alarms == (*PRIMARY_ALARMS, *INCIDENT_ALARMS)
+    assert SCENARIOS["both-lost"].telling_alarms == (*PRIMARY_ALARMS, *INCIDENT_ALARMS, *STANDBY_ALARMS)
     assert SCENARIOS["standby-lost"].telling_alarms == STANDBY_ALARMS
     assert SCENARIOS["multi-az-failover"].telling_alarms == ()

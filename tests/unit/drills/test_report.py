@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from deployment.work_tree import Plan, commit_of, plan_of
 from drills import report as report_module
 from drills.chain import Chain
+from drills.ledger import Attempt
 from drills.measurement import Measurement, Objectives
-from drills.report import Action, Plan, Report, Setting, commit_of, course, plan_of, summarise, write
+from drills.observed import Change, LagSample, Observed, Watched
+from drills.report import Action, Report, Setting, course, summarise, write
 from drills.timeline import Entry, Timeline
+from tests.contingency_test_report import missing, section
 
 MET = Measurement("met", "Outage 9.0 s of 900 s.", 9.0, 0.4, 0.0, 120, 0)
 LOST = Measurement("not measured", "The probe itself failed: x.", None, None, None, 0, None)
@@ -35,7 +40,7 @@ def made(measurement: Measurement = MET, started_at: str = "2026-01-02T03:04:05Z
         template_sha256="f" * 64,
         description="The primary is lost.",
         setting=Setting("someone", Plan("plan.md", "p" * 64), (Action("lower the period", "duty", "2027-02-01"),)),
-        preflight=({"check": "region", "verdict": "OK", "found": "enabled"},),
+        preflight=({"check": "region", "verdict": "ok", "found": "enabled"},),
         alarms=("primary-lost",),
     )
 
@@ -68,6 +73,28 @@ def test_the_record_holds_every_promised_field(reports: Path) -> None:
     }
     assert promised <= record.keys()
     assert record["timeline"] == [{"at": "1970-01-01T00:00:00.250+00:00", "source": "drill", "event": "killed"}]
+
+
+def test_every_item_of_a_contingency_plan_test_report_is_in_the_record_and_on_the_page(reports: Path) -> None:
+    watched = Watched(
+        lag=(LagSample(98.0, "a", 0.5, 7, "0/2", "0/1"),),
+        changes=(Change("primary-lost", 101.0),),
+        needs={"primary-lost": 2.0},
+        records=({"id": "i", "account": {"transactions": 3}, "timeline": []},),
+    )
+    seen = Observed((Attempt(1, 99.0, 99.2, "acknowledged"),), frozenset({1}), 100.0, 400.0, watched)
+    path = replace(made(), observed=seen).write()
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert list(missing(record, path.with_name("report.html").read_text(encoding="utf-8"))) == []
+    assert "primary-lost" in section(path.with_name("report.html").read_text(encoding="utf-8"), "Alarms")
+
+
+def test_a_report_that_lacks_an_item_is_noticed(reports: Path) -> None:
+    record = json.loads(made().write().read_text(encoding="utf-8"))
+    found = {sentence.partition(":")[0] for sentence in missing(record)}
+    assert found == {"lag before", "LSN before", "alarms that fired or failed to", "loss account"}
+    for name, key in (("commit", "commit"), ("restoration", "restoration"), ("plan and its hash", "plan")):
+        assert name in {sentence.partition(":")[0] for sentence in missing({**record, key: None})}
 
 
 def test_a_newer_report_becomes_the_latest_and_the_older_one_is_kept(reports: Path) -> None:

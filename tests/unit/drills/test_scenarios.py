@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from deployment.cdk import ROOT
+from deployment.work_tree import plan_of
 from drills.__main__ import FAILOVER_PLAN, REWIND_PLAN
 from drills.drill import judge
 from drills.measurement import Measurement
-from drills.report import plan_of
 from drills.scenarios import SCENARIOS, Scenario
 
 SHORT = Measurement("met", "Outage 9.0 s of 900 s.", 9.0, 0.4, 0.0, 120, 0)

@@ -9,14 +9,30 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from functions import clients, drill
+from recovery import (
+    alarm_states,
+    evidence,
+    evidence_store,
+    heartbeat,
+    incident,
+    operation,
+    pause,
+    provenance,
+    rds,
+    report_page,
+    roles,
+)
 from recovery import drill as rules
-from recovery import heartbeat, incident, operation, pause, rds, roles
+from recovery.alarm_states import AlarmState
 from recovery.clock import iso
 from recovery.drill import Claim
 from recovery.operation import Operation
+from recovery.provenance import Provenance
 from recovery.table import RecoveryTable
+from tests.contingency_test_report import missing, section
 from tests.unit.functions.conftest import Context
 from tests.unit.recovery.conftest import PRIMARY, STANDBY, Pair
 
@@ -38,7 +54,11 @@ def told(deployed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     instance(PRIMARY, tagged=False)
     SHOWN.clear()
 
+    real = boto3.client("cloudwatch")
+
     class CloudWatch:
+        get_paginator = real.get_paginator
+
         def put_metric_data(self, **request: Any) -> None:
             SHOWN.extend(each["Value"] for each in request["MetricData"] if each["MetricName"] == "DaysSinceDrill")
 
@@ -89,6 +109,9 @@ def end(**rest: Any) -> dict[str, Any]:
         "started_at": iso(1.8e9),
         "execution": "arn:mine",
         "identifier": f"{PREFIX}-20270115080000",
+        "by": "me",
+        "preflight": [{"check": "incident", "verdict": "ok", "found": "none"}],
+        "resolution": 2.3456,
         **rest,
     }
     return drill.handler(event, Context())
@@ -246,6 +269,60 @@ def test_the_end_of_a_drill_is_judged_kept_once_and_counted(table: RecoveryTable
     assert rules.ledger(table, 0.0).kinds["replica"].passed_at == 1.8e9
     end(outcome="aborted", reason="another word")
     assert table.get("drill#20270115T080000Z-abcd") == record
+
+
+MEASURED = {"lag_seconds": 0.5, "lag_bytes": 16, "primary_lsn": "0/3000148", "replayed_lsn": "0/3000138"}
+ACCOUNT = {"had": "1:0/3000138", "target_reached": True, "transactions": 2, "changes": 5}
+
+
+def test_the_record_of_a_drill_tells_all_that_a_test_report_has_to_tell(table: RecoveryTable) -> None:
+    """Also of which commit, templates and plan, which the deploy has written down."""
+    provenance.write(table, Provenance("c" * 40, "f" * 64, iso(1.8e9), {rules.PLAN: "p" * 64}))
+    alarm = {
+        "MetricName": "m", "Namespace": "n", "Period": 60, "EvaluationPeriods": 1, "Threshold": 1.0,
+        "ComparisonOperator": "GreaterThanThreshold", "Statistic": "Maximum",
+    }  # fmt: skip
+    cloudwatch = boto3.client("cloudwatch")
+    for name in ("citizens-same-zone-test", "citizens-same-zone-other"):
+        cloudwatch.put_metric_alarm(AlarmName=name, **alarm)  # type: ignore[arg-type]
+        cloudwatch.set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="told")
+    marks = {"began": 1.7e12, "asked": 1.7e12, "promote": 1.7e12, "verified": 1.7e12 + 9000, "cleaned": 1.7e12 + 20000}
+    timeline = [
+        {"at": iso(1.7e9), "event": "started by me"},
+        {"at": iso(1.7e9), "event": "promoteReadReplica: Rds.InvalidDbInstanceStateException"},
+    ]
+    end(marks=marks, measured=MEASURED, account=ACCOUNT, started_at=iso(1.7e9), timeline=timeline)
+    record = table.get("drill#20270115T080000Z-abcd")
+    assert record is not None
+    entry = evidence.append(table, "drill#20270115T080000Z-abcd", record, 1.8e9)
+    told = evidence_store.report_of(entry)
+    assert list(missing(told)) == []
+    page = report_page.page(told)
+    assert section(page, "Alarms").count("same-zone") == 1, "of this environment only"
+    for said in ("9.0 s ± 2.3 s", "8 min", "60 min"):
+        assert said in section(page, "Objectives and their basis")
+    assert told["deviations"][0] == "The machine: promoteReadReplica: Rds.InvalidDbInstanceStateException."
+    assert told["deviations"][1].startswith("The alarm same-zone fired unexpectedly: ")
+    took = {"asked": "0.0", "promote": "0.0", "verified": "9.0", "cleaned": "11.0"}
+    assert told["facts"] == {f"step {name}, seconds": seconds for name, seconds in took.items()}
+    assert "was gone at" in told["restoration"][0]
+    assert "not recorded" not in page.lower()
+
+
+def test_alarms_that_nobody_tells_of_keep_no_drill_from_its_record(
+    table: RecoveryTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> list[AlarmState]:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DescribeAlarms")
+
+    monkeypatch.setattr(alarm_states, "read", refused)
+    assert end()["outcome"] == "passed"
+    record = table.get("drill#20270115T080000Z-abcd")
+    assert record is not None
+    assert "alarms" not in record
+    told = report_page.of_record("drill#x", record)
+    assert "Alarms were not watched." in section(report_page.page(told), "Alarms")
+    assert (told["commit"], told["plan"]) == (None, None), "nobody wrote down what is deployed"
 
 
 def test_a_drill_that_was_given_up_is_kept_and_does_not_count(table: RecoveryTable) -> None:

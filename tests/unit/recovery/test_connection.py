@@ -12,7 +12,16 @@ import pytest
 
 from local_cloud.certificates import CertificateAuthority
 from local_cloud.endpoint import Fault
-from recovery.connection import Credentials, Database, Refused, Session, TimedOut, Unreachable, verify_full
+from recovery.connection import (
+    Credentials,
+    Database,
+    Refused,
+    Session,
+    TimedOut,
+    Unreachable,
+    answers,
+    verify_full,
+)
 from recovery.members import Endpoint
 from tests.unit.recovery.conftest import MASTER, PASSWORD, PRIMARY, Pair
 
@@ -232,3 +241,31 @@ def database_of_nobody() -> Database:
 
 def test_a_password_is_not_shown() -> None:
     assert PASSWORD not in repr(CREDENTIALS)
+
+
+def test_one_answer_to_several_attempts_is_an_answer() -> None:
+    asked: list[float] = []
+
+    def deaf_at_first(accepted: socket.socket) -> None:
+        asked.append(time.monotonic())
+        accepted.recv(8)
+        if len(asked) < 3:
+            time.sleep(2)
+        accepted.sendall(b"S")
+
+    with server(deaf_at_first) as endpoint:
+        assert answers(endpoint, 1)
+        assert len(asked) == 3
+        assert answers(endpoint, 1)
+        assert len(asked) == 4, "who answers at once is asked once"
+
+
+def test_silence_a_broken_connection_and_a_closed_port_are_no_answer() -> None:
+    began = time.monotonic()
+    with server(lambda accepted: time.sleep(2)) as silent:
+        assert not answers(silent, 0.5)
+    assert time.monotonic() - began < 1
+    with server(lambda accepted: None) as broken:
+        assert not answers(broken, 5)
+    assert not answers(Endpoint("127.0.0.1", 1), 5)
+    assert time.monotonic() - began < 2, "what is refused is not waited for"

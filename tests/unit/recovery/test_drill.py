@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recovery import drill
+from recovery.alarm_states import AlarmState
 from recovery.drill import (
     DAY_SECONDS,
     KINDS,
@@ -239,3 +240,44 @@ def test_a_record_is_written_once(table: RecoveryTable) -> None:
     assert drill.keep(table, "i", {"outcome": "passed"})
     assert not drill.keep(table, "i", {"outcome": "aborted"})
     assert table.get("drill#i") == {"id": "drill#i", "outcome": "passed"}
+
+
+@pytest.mark.parametrize("sentence", [None, *OTHERS, *HINDRANCES])
+def test_the_preflight_fails_exactly_where_something_hinders(sentence: str | None) -> None:
+    situation = READY if sentence is None else replace(READY, **(OTHERS | HINDRANCES)[sentence])
+    looked = drill.preflight(situation, PRIMARY)
+    failed = {each["check"] for each in looked if each["verdict"] != "ok"}
+    assert (failed == set()) == (hindrance(situation) is None)
+    assert all(each["found"] for each in looked)
+    assert {each["check"] for each in drill.preflight(READY, None) if each["verdict"] != "ok"} == {"source"}
+
+
+def test_what_did_not_come_as_expected_is_told_and_what_did_is_not() -> None:
+    events = ("started by me", "citizens-drill-x is available", "verified: 1.2 s are missing", "outcome: passed")
+    expected = [{"event": event} for event in events]
+    assert drill.deviations("passed", "All is well.", expected) == []
+    odd = [
+        {"event": "deleteDBInstance: Rds.InvalidDbInstanceStateException"},
+        {"event": "x is deleted: a drill that was killed has left it"},
+    ]
+    fired = [
+        {"name": "cpu-1", "state": "fired unexpectedly", "note": "n"},
+        {"name": "b", "state": "cleared", "note": "n"},
+    ]
+    found = drill.deviations("missed", "Too long.", [*expected, *odd], fired)
+    assert [sentence.partition(" ")[0] for sentence in found] == ["The"] * 4
+    assert found[0] == "The outcome is 'missed': Too long."
+    assert found[-1] == "The alarm cpu-1 fired unexpectedly: n."
+
+
+def test_only_what_changed_since_a_drill_began_did_so_meanwhile() -> None:
+    states = [AlarmState("old", "ALARM", NOW - 1), AlarmState("on", "ALARM", NOW + 9), AlarmState("off", "OK", NOW + 3)]
+    found = drill.alarms(states, NOW)
+    assert [(each["name"], each["state"]) for each in found] == [("off", "cleared"), ("on", "fired unexpectedly")]
+    assert found[1]["note"] == "9 s after the drill began; it is ALARM"
+
+
+def test_how_a_drill_leaves_the_environment_is_told_by_whether_its_copy_was_seen_to_be_gone() -> None:
+    assert drill.restoration("", {})[0] == "No copy was made."
+    assert "the next sweep deletes it" in drill.restoration("c", {"began": 1.0})[0]
+    assert "was gone at 2027-01-15T08:00:00" in drill.restoration("c", {"cleaned": NOW * 1000})[0]

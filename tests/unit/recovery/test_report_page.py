@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -69,7 +70,7 @@ def document(**changed: Any) -> dict[str, Any]:
         "corrective_actions": [{"what": "lower the period", "owner": "duty", "due": "2027-02-01"}],
         "restoration": ["The environment was destroyed."],
         "participants": [{"role": "test director", "who": "someone"}],
-        "preflight": [{"check": "region", "verdict": "OK", "found": "enabled"}],
+        "preflight": [{"check": "region", "verdict": "ok", "found": "enabled"}],
         "controls": list(report_page.CONTROLS),
         "plan": {"name": "docs/failover-machine.md", "sha256": "p" * 64},
         "seal": {"number": 3, "previous": "e" * 64, "sealed_at": "2027-01-15T08:01:00Z"},
@@ -138,9 +139,22 @@ def test_a_verdict_has_a_sign_and_a_word_besides_its_colour(verdict: str, tone: 
     assert report_page.SIGNS[tone] in html
 
 
-@given(st.dictionaries(st.text(), VALUE, max_size=5), TEXT)
-def test_no_record_breaks_the_page_or_becomes_markup(record: dict[str, Any], reason: str) -> None:
-    made = report_page.of_record("incident#x", {**INCIDENT, "reason": reason, **record})
+FIELDS = st.sampled_from(
+    (
+        *("kind", "by", "measured", "verified", "log", "steps", "preflight", "alarms", "deviations", "restoration"),
+        *("rto_seconds", "rto_resolution_seconds", "rto_limit_seconds", "rpo_seconds", "rpo_limit_seconds", "rpo_by"),
+        *("plan", "commit", "template_sha256", "identifier", "timeline", "suffix"),
+    )
+)
+
+
+@given(
+    st.dictionaries(st.text() | FIELDS, VALUE | st.builds(json.dumps, VALUE) | st.just('[{"check": 1}]'), max_size=6),
+    TEXT,
+    st.sampled_from(["incident", "drill"]),
+)
+def test_no_record_breaks_the_page_or_becomes_markup(record: dict[str, Any], reason: str, family: str) -> None:
+    made = report_page.of_record(f"{family}#x", {**INCIDENT, "reason": reason, **record})
     html = report_page.page(made)
     assert "<script" not in html
     assert "<img" not in html

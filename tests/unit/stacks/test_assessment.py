@@ -169,8 +169,9 @@ def test_without_protect_the_rule_that_is_not_met_is_told_with_what_violates_it(
 def test_without_the_transaction_log_what_it_implements_is_the_agencys(protected: System) -> None:
     rows = assessed(protected, settings(protect=True, transactionLog=False)).rows
     status = {row.control.label: row.status for row in rows}
-    assert status["CP-10(2)"] == status["SI-7"] == status["SI-7(1)"] == AGENCY
-    assert status["CP-10"] == SHARED
+    assert status["CP-10(2)"] == status["SI-7(1)"] == AGENCY
+    # The chain of evidence is kept all the same
+    assert status["CP-10"] == status["SI-7"] == SHARED
     (recovery,) = (row.statement for row in rows if row.control.label == "CP-10")
     assert "roll forward" not in recovery
 

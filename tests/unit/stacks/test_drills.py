@@ -43,6 +43,7 @@ def order(kind: str = "replica", **rest: Any) -> dict[str, Any]:
         "primary": PRIMARY,
         "source": "citizens-2-unit" if kind == "restore" else PRIMARY,
         "orphans": [],
+        "preflight": [{"check": "incident", "verdict": "ok", "found": "none"}],
         **rest,
     }
 
@@ -221,6 +222,16 @@ def test_a_replica_that_catches_up_is_waited_for() -> None:
     lags = iter([{"behind": True, "lag_seconds": 90.0, "trouble": ""}] * 3)
     walk = held(Measure=lambda _: next(lags, {"behind": False, "lag_seconds": 3.0, "trouble": ""}))
     assert walk.visited.count("Measure") == 4
+
+
+def test_the_resolution_of_a_drills_rto_is_the_time_since_the_last_look_that_found_nothing() -> None:
+    """Looks are two seconds apart: the copy was ready at most so much before it was verified."""
+    answers = iter([{"verified": False, "trouble": "It is in recovery still."}] * 2)
+    verified = {"verified": True, "missing_seconds": 0.5, "trouble": ""}
+    told = held(Verify=lambda _: next(answers, verified)).arguments("Record")["Payload"]
+    assert 0 < told["resolution"] <= 3
+    assert told["preflight"] == order()["preflight"]
+    assert held(Verify={"verified": False, "trouble": "never"}).arguments("Record")["Payload"]["resolution"] == 0
 
 
 def test_what_does_not_come_ends_the_drill_and_says_for_what_was_waited() -> None:

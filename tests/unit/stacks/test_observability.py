@@ -134,6 +134,24 @@ def test_the_objectives_decide_how_far_behind_and_for_how_long_is_too_much() -> 
         assert f"for {minutes} minutes" in found["redundancy-lost"].meaning
 
 
+def test_a_recovery_point_is_overdue_when_the_plan_should_have_made_the_next_one(system: System) -> None:
+    """The longest that the deployed plan leaves between two, and not a period of hours more than that."""
+    (plan,) = system.of("AWS::Backup::BackupPlan")
+    (rule,) = plan.properties["BackupPlan"]["BackupPlanRule"]
+    assert re.fullmatch(r"cron\(0 \d+ \* \* \? \*\)", rule["ScheduleExpression"]), "once a day"
+    hours = 24 + (rule["StartWindowMinutes"] + rule["CompletionWindowMinutes"]) / 60
+    found = alarm(system, "backups-overdue").properties
+    # The hour in which the newest was made counts as a whole one
+    assert hours < found["Period"] * found["EvaluationPeriods"] / 3600 <= hours + 1
+    # CloudWatch's limit for periods of an hour and more
+    assert found["Period"] * found["EvaluationPeriods"] <= 7 * 86_400
+    assert (found["Threshold"], found["ComparisonOperator"]) == (1, "LessThanThreshold")
+    assert found["TreatMissingData"] == "breaching"
+    (vault,) = system.of("AWS::Backup::BackupVault")
+    assert found["Dimensions"] == [{"Name": "BackupVaultName", "Value": vault.properties["BackupVaultName"]}]
+    assert f"over {hours:g} hours" in json.dumps(found["AlarmDescription"])
+
+
 def test_the_instance_class_decides_how_many_connections_and_credits_are_too_many_or_few(system: System) -> None:
     group = system.of("AWS::RDS::DBParameterGroup")[0].properties["Parameters"]
     assert int(group["max_connections"]) == of("db.t4g.medium").max_connections == 360
