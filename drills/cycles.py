@@ -186,6 +186,7 @@ class Cycles:
 
     def _ready(self) -> Roles:
         """Protected, nobody at work, load acknowledged for a while, and both witnesses content."""
+        self._until(lambda: roles.read(self._table) is not None, "a witness that has seen both members")
         self._operations.await_protection(0, STEP_SECONDS)
         self._until(lambda: incident.read_lease(self._table) is None, "the release of the lease")
         since = time.time()

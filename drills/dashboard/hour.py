@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 from deployment import local
 from deployment.account import Account
@@ -17,6 +17,8 @@ from drills.ledger import Ledger
 from drills.scenarios import post
 
 WITNESSES = ("witness-a", "witness-c")
+LOOKING = (*WITNESSES, "archive", "posture")
+"""What looks once a minute."""
 MINUTE = 60
 # A run of a witness ends six seconds before its function's time-out: one round of probes.
 ONE_ROUND_SECONDS = 7
@@ -63,7 +65,13 @@ class _Hour:
         return read(self._account, self._outputs["DashboardName"], begin, end)
 
     def _night(self) -> None:
-        """What is only done at night: the drill machine counts the days, the log's files are verified."""
+        """What is only done at night: a recovery point is made, the drill machine counts the days."""
+        region, account = self._outputs["Region"], self._account.client("sts").get_caller_identity()["Account"]
+        self._account.client("backup").start_backup_job(
+            BackupVaultName=self._outputs["BackupVaultName"],
+            ResourceArn=f"arn:aws:rds:{region}:{account}:db:{self._outputs['Member1Identifier']}",
+            IamRoleArn=f"arn:aws:iam::{account}:role/{self._name('backup')}",
+        )
         machines, machine = self._account.client("stepfunctions"), self._outputs["DrillStateMachineArn"]
         given = '{"ask": "replica", "by": "the rehearsal of the dashboard"}'
         execution = machines.start_execution(stateMachineArn=machine, input=given)["executionArn"]
@@ -76,11 +84,11 @@ class _Hour:
 
     def _pass(self, minutes: int) -> None:
         """Minute by minute, with one look of everything that looks once a minute."""
-        with self._short_looks(), ThreadPoolExecutor(4) as pool:
+        with self._short_looks(), self._by_hand(), ThreadPoolExecutor(4) as pool:
             for _ in range(minutes):
                 now = self._now()
                 post(f"{self._control}/clock", {"advance_seconds": MINUTE - now % MINUTE + 1}, "PUT")
-                list(pool.map(self._look, (*WITNESSES, "archive", "posture")))
+                list(pool.map(self._look, LOOKING))
         self._announce(f"{minutes} minutes have passed")
 
     def _look(self, name: str) -> None:
@@ -98,6 +106,30 @@ class _Hour:
         finally:
             for name, seconds in before.items():
                 self._set_timeout(name, seconds)
+
+    @contextlib.contextmanager
+    def _by_hand(self) -> Iterator[None]:
+        """Without the schedules of what looks here every minute: on a fast clock its runs would lie over each other,
+        and be throttled."""
+        for name in LOOKING:
+            self._set_schedule(name, "DISABLED")
+        try:
+            yield
+        finally:
+            for name in LOOKING:
+                self._set_schedule(name, "ENABLED")
+
+    def _set_schedule(self, name: str, state: Literal["ENABLED", "DISABLED"]) -> None:
+        schedules = self._account.client("scheduler")
+        found = next(
+            each
+            for page in schedules.get_paginator("list_schedules").paginate(NamePrefix=self._name(name))
+            for each in page["Schedules"]
+            if each["Name"] == self._name(name)
+        )
+        known = schedules.get_schedule(Name=found["Name"], GroupName=found["GroupName"])
+        kept = ("Name", "GroupName", "Description", "ScheduleExpression", "FlexibleTimeWindow", "Target")
+        schedules.update_schedule(**{part: known[part] for part in kept if part in known}, State=state)
 
     def _timeout(self, name: str) -> int:
         return int(self._functions.get_function_configuration(FunctionName=self._name(name))["Timeout"])
