@@ -81,7 +81,7 @@ snapshots: $(READY) ## write the templates' snapshots and what docs/ says of the
 	@$(BIN)/python -m tests.unit.stacks.snapshot $(if $(filter yes,$(STATEFUL)),--stateful)
 	@$(MAKE) --no-print-directory costs settings-reference
 
-pictures: $(READY) ## draw the failover machine into docs/ from its definition
+pictures: $(READY) ## draw the machines and the nested stacks into docs/ from the templates
 	@$(BIN)/python -m stacks.picture
 
 dashboard: $(READY) ## draw the deployed dashboard into docs/dashboard.png, an hour with a lost primary in it

@@ -348,7 +348,9 @@ def _copy_out(connection: Any, query: str, take: Callable[[bytes], None]) -> int
             raise InterfaceError("network error")
         held += piece
         if len(held) > 2 * _COPY_HELD_BYTES:
-            take(bytes(held[:-_COPY_HELD_BYTES]))
+            with memoryview(held) as view:  # a slice of the bytearray itself would be one copy more
+                piece = bytes(view[:-_COPY_HELD_BYTES])
+            take(piece)
             del held[:-_COPY_HELD_BYTES]
     copied = _COPIED.search(held)
     if copied is not None:

@@ -146,9 +146,9 @@ class Application:
     def _apply(self, net: Net) -> None:
         relation, table = net.relation, self._table(net.relation)
         columns = [quote(column.name) for column in relation.columns]
-        if relation.whole:
+        if net.changes_rows and relation.whole:
             self._delete_whole(net, table, columns)
-        else:
+        elif net.changes_rows:
             self._change(net, table, columns)
         if net.inserted.count:
             self._copy(f"{relation.quoted} ({', '.join(columns)})", net.inserted)

@@ -11,14 +11,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from recovery.transaction_log import ddl, segment
-from recovery.transaction_log.netting import Changes, Counts, Net, changes_of
+from recovery.transaction_log.copy_stream import Run
+from recovery.transaction_log.netting import Changes, Counts, Load, Net, changes_of
 from recovery.transaction_log.pgoutput import MessageUnknown
 from recovery.transaction_log.position import Position, Transaction, begin
 from recovery.transaction_log.rows import Relation, emitted, relation, truncation
 from recovery.transaction_log.segment import Segment
+from recovery.transaction_log.shapes import Shape
 
 BATCH_CHANGES = 100_000
 BATCH_BYTES = 32 << 20
+LOAD_BYTES = 2 << 20
+"""Of inserts in a row nothing is netted out, so smaller parts of them cost nothing and take less memory."""
 OWN_SCHEMA = "recovery"
 """The machinery's own tables (heartbeat, progress): they belong to a member's life, not to the citizens' data."""
 _ROWS = frozenset(b"IUD")
@@ -79,10 +83,16 @@ class Batches:
         self._parts = parts
         self._until = until
         self._most = changes
+        # The first batch is smaller: until it is there PostgreSQL has nothing to do.
+        self._enough = max(1, changes // 4)
         self._largest = size
         self._described: dict[bytes, bytes] = {}
         self._tables: dict[bytes, Changes | None] = {}
         self._touched: dict[bytes, Changes] = {}
+        self._shapes: dict[bytes, list[Shape]] = {}
+        # What is touched comes after these.
+        self._loads: dict[bytes, list[Load]] = {}
+        self._counts: dict[str, Counts] = {}
         self._count = self._transactions = 0
         self._begun = b""
         self._uncommitted = False
@@ -100,6 +110,7 @@ class Batches:
                 epoch = found.header.epoch
                 self._described.clear()
                 self._tables.clear()
+                self._shapes.clear()
             yield from self._segment(found, after, until)
             if self.reached:
                 break
@@ -110,13 +121,21 @@ class Batches:
             yield self._batch(epoch, commits=True)
 
     def _segment(self, found: Segment, after: int, until: int | None) -> Iterator[Batch]:
-        epoch, most, largest = found.header.epoch, self._most, self._largest
+        epoch, largest = found.header.epoch, self._largest
         tables, touched = self._tables, self._touched
         unpack, excludes = _COMMIT_LSN.unpack_from, self._until.excludes if self._until != Until() else None
         skipping = inside = False
-        size = 0
-        for messages in segment.message_lists(found):
-            for message in messages:
+        size = loaded = 0
+        for part in segment.parts(found, self._shapes):
+            if isinstance(part, Run):
+                if not skipping and self._take_run(part):
+                    size += len(part.frames)
+                    loaded += len(part.frames)
+                    if size > largest or loaded > LOAD_BYTES:
+                        yield self._batch(epoch)
+                        size = loaded = 0
+                continue
+            for message in part:
                 kind = message[0]
                 if kind in _ROWS:
                     if skipping:
@@ -147,12 +166,12 @@ class Batches:
                     if not skipping:
                         self._transactions += 1
                         self._uncommitted = True
-                        if self._count >= most or self._altered:
+                        if self._count >= self._enough or self._altered:
                             yield self._batch(epoch, commits=True)
                             size = 0
                 elif kind == _RELATION:
                     if self._described.get(message[1:5]) != message:
-                        if message[1:5] in touched:
+                        if message[1:5] in touched or message[1:5] in self._loads:
                             yield self._batch(epoch)
                             size = 0
                         self._describe(message)
@@ -169,9 +188,30 @@ class Batches:
         for oid in emptied.relations:
             changes = self._tables[oid] if oid in self._tables else self._unknown(oid)
             if changes is not None:
-                changes.truncate(emptied.restart)
+                gone = self._loads.pop(oid, [])
+                changes.truncate(emptied.restart or any(load.before.restart for load in gone))
                 self._touched[oid] = changes
                 self._count += 1
+
+    def _take_run(self, run: Run) -> bool:
+        """Many inserts at once, behind what the table's changes come to before them; False for a table left out."""
+        oid = run.oid
+        changes = self._tables[oid] if oid in self._tables else self._unknown(oid)
+        if changes is None:
+            return False
+        loads = self._loads.setdefault(oid, [])
+        if oid in self._touched or not loads:
+            loads.append(Load(changes.net()))
+            self._settle(oid, changes)
+        count = loads[-1].take(run)
+        self._counts[name_of(changes.relation)].inserted += count
+        self._count += count
+        return True
+
+    def _settle(self, oid: bytes, changes: Changes) -> None:
+        self._counts.setdefault(name_of(changes.relation), Counts()).add(changes.counts)
+        self._touched.pop(oid, None)
+        self._tables[oid] = changes.anew()
 
     def _unknown(self, oid: bytes) -> Changes | None:
         raise MessageUnknown(f"The log changes the table {int.from_bytes(oid, 'big')} without describing it.")
@@ -180,20 +220,24 @@ class Batches:
         oid = message[1:5]
         described = relation(message)
         self._described[oid] = message
-        self._tables[oid] = None if described.schema == OWN_SCHEMA else changes_of(described)
+        changes = None if described.schema == OWN_SCHEMA else changes_of(described)
+        self._tables[oid] = changes
+        self._shapes[oid] = [] if changes is None else changes.lines.shapes
 
     def _batch(self, epoch: int, content: bytes | None = None, commits: bool = False) -> Batch:
         """What gathered so far; unless it `commits`, its last transaction goes on."""
-        nets, counts = [], {}
-        for oid, changes in self._touched.items():
+        nets = [load.net() for loads in self._loads.values() for load in loads]
+        for oid, changes in list(self._touched.items()):
             nets.append(changes.net())
-            counts[name_of(changes.relation)] = changes.counts
-            self._tables[oid] = changes_of(changes.relation)
+            self._settle(oid, changes)
+        counts = self._counts
         commit = begin(self._begun, epoch) if commits else None
         first = content is not None and ddl.comes_first(content)
         batch = Batch(tuple(nets), content, commit, self._transactions, counts, first)
-        self._touched.clear()
+        self._loads.clear()
+        self._counts = {}
         self._count = self._transactions = 0
+        self._enough = self._most
         self._uncommitted = not commits
         self._altered = self._altered and not commits
         return batch

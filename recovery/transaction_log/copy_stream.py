@@ -5,10 +5,11 @@ The server puts one row into a frame, and the stream's signature before the row 
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from recovery.transaction_log.pgoutput import Begin, Commit, MessageUnknown, decode
+from recovery.transaction_log.shapes import Shape
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 """Signature, flags, and the length of the header's extension: all zero."""
@@ -19,6 +20,8 @@ _OVERHEAD = _FRAME.size + _ROW.size
 _BEGIN, _COMMIT = ord("B"), ord("C")
 _BEGIN_BYTES = 21
 _COMMIT_BYTES = 26
+_BETWEEN_RUNS = 256
+"""After so many messages it is seen whether a run begins."""
 HEAD_BYTES = _FRAME.size + len(SIGNATURE) + _ROW.size + _BEGIN_BYTES
 """So much of a stream's beginning holds the first message, when that is the beginning of a transaction."""
 TAIL_BYTES = _OVERHEAD + _COMMIT_BYTES
@@ -33,6 +36,18 @@ class Survey:
     transactions: int
     first: int | None
     last: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Inserts of one shape into a table (its OID: 4 bytes), in their frames."""
+
+    oid: bytes
+    shape: Shape
+    frames: bytes
+
+
+Shapes = Mapping[bytes, Sequence[Shape]]
 
 
 def frame(message: bytes, first: bool = False) -> bytes:
@@ -56,8 +71,11 @@ def messages(blocks: Iterable[bytes]) -> Iterator[bytes]:
     return (bytes(buffer[start:end]) for buffer, start, end in _rows(blocks))
 
 
-def message_lists(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The messages of a stream, a list for each block: for those who look at every one, the fastest way to them."""
+def parts(blocks: Iterable[bytes], shapes: Shapes) -> Iterator[list[bytes] | Run]:
+    """The messages of a stream, hundreds in a list: for those who look at every one, the fastest way to them.
+
+    Many inserts of one of the `shapes` (by a table's OID, 4 bytes) come as runs between them, in the stream's order.
+    """
     rest, skip = b"", len(SIGNATURE)
     unpack = _FRAMED_ROW.unpack_from
     for block in blocks:
@@ -70,19 +88,40 @@ def message_lists(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
             length = _FRAME.unpack_from(buffer)[1] - skip
             buffer = _FRAME.pack(buffer[:1], length) + buffer[_FRAME.size + skip :]
             end, skip = len(buffer), 0
-        while not skip and position + _OVERHEAD <= end:
-            kind, length, columns, size = unpack(buffer, position)
-            if kind != b"d" or columns != 1 or size + _ROW.size + 4 != length:
-                raise ValueError(f"a frame of kind {kind!r} and {length} bytes is not a row's")
-            follows = position + 1 + length
-            if follows > end:
-                break
-            found.append(buffer[position + _OVERHEAD : follows])
-            position = follows
+        whole = not skip
+        while whole:
+            if (run := _run_at(buffer, position, shapes)) is not None:
+                yield run
+                position += len(run.frames)
+                continue
+            for _ in range(_BETWEEN_RUNS):
+                if position + _OVERHEAD > end:
+                    whole = False
+                    break
+                kind, length, columns, size = unpack(buffer, position)
+                if kind != b"d" or columns != 1 or size + _ROW.size + 4 != length:
+                    raise ValueError(f"a frame of kind {kind!r} and {length} bytes is not a row's")
+                follows = position + 1 + length
+                if follows > end:
+                    whole = False
+                    break
+                found.append(buffer[position + _OVERHEAD : follows])
+                position = follows
+            yield found
+            found = []
         rest = buffer[position:]
-        yield found
     if rest:
         raise ValueError("the last message is cut off")
+
+
+def _run_at(buffer: bytes, position: int, shapes: Shapes) -> Run | None:
+    start = position + _OVERHEAD
+    if buffer[start : start + 1] == b"I":
+        oid = buffer[start + 1 : start + 5]
+        for shape in shapes.get(oid, ()):
+            if found := shape.run.match(buffer, position):
+                return Run(oid, shape, found[0])
+    return None
 
 
 def survey(blocks: Iterable[bytes]) -> Survey:

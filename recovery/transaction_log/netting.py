@@ -7,9 +7,10 @@ deleted again leaves nothing. Values are only taken apart when the batch is over
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from recovery.transaction_log.copy_stream import Run
+from recovery.transaction_log.lines import Lines, check_width, of_run, pieces
 from recovery.transaction_log.pgoutput import MessageUnknown
 from recovery.transaction_log.rows import (
     NULL,
@@ -66,6 +67,33 @@ class Net:
     partial: Partial = Partial()
     inserted: Rows = Rows()
 
+    @property
+    def changes_rows(self) -> bool:
+        """Whether it does anything to rows that were there before."""
+        return bool(self.gone.count or self.changed.count or self.partial.rows.count)
+
+
+@dataclass
+class Load:
+    """Inserts that come as runs, behind what the table's changes come to before them."""
+
+    before: Net
+    count: int = 0
+    blocks: list[bytes] = field(default_factory=list)
+
+    def take(self, run: Run) -> int:
+        """The next run; how many rows it has."""
+        count, block = of_run(run)
+        self.count += count
+        self.blocks.append(block)
+        return count
+
+    def net(self) -> Net:
+        """Both together."""
+        first = self.before.inserted
+        rows = Rows(first.count + self.count, pieces((*first.blocks, *self.blocks)))
+        return replace(self.before, inserted=rows)
+
 
 @dataclass
 class _Row:
@@ -100,8 +128,9 @@ class Counts:
 class Keyed:
     """The changes to a table whose rows have a key."""
 
-    def __init__(self, relation: Relation) -> None:
+    def __init__(self, relation: Relation, lines: Lines) -> None:
         self.relation = relation
+        self.lines = lines
         self._keys = relation.keys
         self._first_only = relation.keys == (0,)
         # A row's message when it tells all (I: the row is new; U: it was there), else a _Row.
@@ -168,46 +197,52 @@ class Keyed:
 
     def net(self) -> Net:
         """What is left of it all."""
-        width, join = len(self.relation.columns), SEPARATOR.join
         inserted: list[bytes] = []
         changed: list[bytes] = []
+        # Of rows that needed care the cells are known already.
+        inserted_joined: list[bytes] = []
+        changed_joined: list[bytes] = []
         rest: list[bytes] = []
         patterns: dict[frozenset[int], int] = {}
         moved = False
         for key, row in self._rows.items():
             if isinstance(row, bytes):
-                found, _ = cells(row, _TUPLE)
-                if len(found) != width:
-                    _check_width(found, width, self.relation)
-                (inserted if row[0] == _INSERT else changed).append(join(found))  # type: ignore[arg-type]
+                (inserted if row[0] == _INSERT else changed).append(row)
                 continue
-            _check_width(row.cells, width, self.relation)
+            check_width(row.cells, self.relation)
             kept = frozenset(number for number, cell in enumerate(row.cells) if cell is None)
             values = [NULL if cell is None else cell for cell in row.cells]
             if row.origin is None:
-                inserted.append(SEPARATOR.join(values))
+                inserted_joined.append(SEPARATOR.join(values))
             elif row.origin == key and not kept:
-                changed.append(SEPARATOR.join(values))
+                changed_joined.append(SEPARATOR.join(values))
             else:
                 moved = moved or row.origin != key
                 number = patterns.setdefault(kept, len(patterns))
                 rest.append(SEPARATOR.join([*values, *_parts(row.origin), b"%d" % number]))
+        # By the first column's length and text, which for whole numbers is their order: neighbours lie on one page.
+        changed.sort()
         return Net(
             self.relation,
             self._truncated,
             self._restart,
-            _lines([SEPARATOR.join(_parts(key)) for key in self._gone]),
-            _lines(changed),
-            Partial(_lines(rest), tuple(patterns), moved),
-            _lines(inserted),
+            _joined([SEPARATOR.join(_parts(key)) for key in self._gone]),
+            _rows(self.lines, changed, changed_joined),
+            Partial(_joined(rest), tuple(patterns), moved),
+            _rows(self.lines, inserted, inserted_joined),
         )
+
+    def anew(self) -> Keyed:
+        """Where the table's next changes gather."""
+        return Keyed(self.relation, self.lines)
 
 
 class Unkeyed:
     """The changes to a table with REPLICA IDENTITY FULL: rows are known by all their values, and may be equal."""
 
-    def __init__(self, relation: Relation) -> None:
+    def __init__(self, relation: Relation, lines: Lines) -> None:
         self.relation = relation
+        self.lines = lines
         self._new: list[bytes] = []
         self._counted: Counter[bytes] | None = None
         self._gone: Counter[bytes] = Counter()
@@ -256,21 +291,23 @@ class Unkeyed:
 
     def net(self) -> Net:
         """What is left of it all."""
-        if self._counted is None:
-            rows: Iterable[tuple[bytes, int]] = ((message, _TUPLE) for message in self._new)
-        else:
-            rows = ((raw, 0) for raw in (self._counted - self._gone).elements())
-        gone = self._gone if self._counted is None else self._gone - self._counted
-        width = len(self.relation.columns)
-        inserted: list[bytes] = []
-        add, join = inserted.append, SEPARATOR.join
-        for raw, at in rows:
-            found, _ = cells(raw, at)
-            if len(found) != width:
-                _check_width(found, width, self.relation)
-            add(join(found))  # type: ignore[arg-type]
+        inserted, gone = self._new, self._gone
+        if self._counted is not None:
+            gone = self._gone - self._counted
+            head = b"I" + self.relation.oid.to_bytes(4, "big") + b"N"
+            inserted = [head + raw for raw in (self._counted - self._gone).elements()]
         deleted = [SEPARATOR.join([*cells(raw, 0)[0], b"%d" % copies]) for raw, copies in gone.items()]  # type: ignore[list-item]
-        return Net(self.relation, self._truncated, self._restart, gone=_lines(deleted), inserted=_lines(inserted))
+        return Net(
+            self.relation,
+            self._truncated,
+            self._restart,
+            gone=_joined(deleted),
+            inserted=_rows(self.lines, inserted, []),
+        )
+
+    def anew(self) -> Unkeyed:
+        """Where the table's next changes gather."""
+        return Unkeyed(self.relation, self.lines)
 
 
 Changes = Keyed | Unkeyed
@@ -278,7 +315,7 @@ Changes = Keyed | Unkeyed
 
 def changes_of(relation: Relation) -> Changes:
     """Where a table's changes gather."""
-    return Unkeyed(relation) if relation.whole else Keyed(relation)
+    return (Unkeyed if relation.whole else Keyed)(relation, Lines(relation))
 
 
 def _origin(before: bytes | _Row | None, key: Key) -> Key | None:
@@ -303,10 +340,10 @@ def _packed(values: list[Cell]) -> bytes:
     return b"".join(packed)
 
 
-def _check_width(found: list[Cell], width: int, relation: Relation) -> None:
-    if len(found) != width:
-        raise MessageUnknown(f"A row of {relation.quoted} has {len(found)} columns where {width} were described.")
-
-
-def _lines(rows: list[bytes]) -> Rows:
+def _joined(rows: list[bytes]) -> Rows:
     return Rows(len(rows), tuple(copy_text(rows[at : at + BLOCK_ROWS]) for at in range(0, len(rows), BLOCK_ROWS)))
+
+
+def _rows(lines: Lines, messages: list[bytes], joined: list[bytes]) -> Rows:
+    rest = _joined(joined)
+    return Rows(len(messages) + rest.count, pieces((*lines.of_messages(messages), *rest.blocks)))

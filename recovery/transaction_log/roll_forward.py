@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import queue
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -27,8 +28,10 @@ from recovery.transaction_log.segment import Segment
 
 SECONDS = 600.0
 """One statement's time: a batch's largest takes a few seconds, DDL may take long."""
-_AHEAD = 2
-"""So many batches are taken apart while one is applied."""
+_AHEAD = 1
+"""So many batches wait while one is applied and one is taken apart."""
+_TURN_SECONDS = 0.0002
+"""So long a thread may keep Python's lock while the other waits for it; by default 5 ms, in which PostgreSQL idles."""
 _LOCK = 0x726F_6C6C_666F_7277
 LOCK_SECONDS = 5
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -319,7 +322,7 @@ Item = TypeVar("Item")
 
 
 def ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The same items, made in a thread of its own up to two ahead: Python works while PostgreSQL does."""
+    """The same items, made in a thread of its own, ahead of their use: Python works while PostgreSQL does."""
     made: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(_AHEAD)
     stopped = threading.Event()
 
@@ -342,6 +345,8 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
             put(None, error)
 
     worker = threading.Thread(target=make, name="batches", daemon=True)
+    turn = sys.getswitchinterval()
+    sys.setswitchinterval(min(turn, _TURN_SECONDS))
     worker.start()
     try:
         while True:
@@ -354,3 +359,4 @@ def ahead(items: Iterable[Item]) -> Iterator[Item]:
     finally:
         stopped.set()
         worker.join()
+        sys.setswitchinterval(turn)

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recovery.transaction_log import codec, copy_stream
+from recovery.transaction_log.copy_stream import Run, Shapes
 from recovery.transaction_log.pgoutput import Begin, Commit, MessageUnknown
 
 FORMAT = 3
@@ -179,8 +180,8 @@ class Writer:
 
     def _compress(self) -> None:
         # Done without Python's lock: the next block arrives meanwhile.
-        self._waiting.append(self._pool.submit(codec.compress, bytes(self._block)))
-        self._block.clear()
+        self._waiting.append(self._pool.submit(codec.compress, self._block))
+        self._block = bytearray()
         while len(self._waiting) > BLOCKS_WAITING:
             self._store()
 
@@ -261,8 +262,13 @@ def messages(segment: Segment) -> Iterator[bytes]:
 
 def message_lists(segment: Segment) -> Iterator[list[bytes]]:
     """The same messages, many at a time."""
+    return (part for part in parts(segment, {}) if not isinstance(part, Run))
+
+
+def parts(segment: Segment, shapes: Shapes) -> Iterator[list[bytes] | Run]:
+    """The same messages, many at a time, and runs of inserts of these shapes (`copy_stream.parts`)."""
     try:
-        yield from copy_stream.message_lists(blocks(segment.path))
+        yield from copy_stream.parts(blocks(segment.path), shapes)
     except (ValueError, struct.error) as error:
         raise SegmentCorrupt(f"{segment.path} has a right SHA-256 but cannot be read: {error}.") from error
 

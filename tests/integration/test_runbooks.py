@@ -41,6 +41,7 @@ UNTIL_OF_PAGES = "2026-11-22T10:20:30"
 LOOKS = ("status", "history", "events", "alarms", "letters", "logs", "look", "log status", "drill list")
 """Commands that change nothing: once in each state is enough, however many pages have them."""
 TABLE = "public.runbook_permits"
+STATUS_SECONDS = 5.0
 
 # The system ---------------------------------------------------------------------------------------------------------
 
@@ -75,8 +76,11 @@ class Pair:
         return called(*given)
 
     def status(self, state: Path | None = None) -> dict[str, Any]:
-        """`status --json`."""
-        found: dict[str, Any] = json.loads(self.run("status", "--json", state=state)[1])
+        """`status --json`, which is never late, whatever state the system is in."""
+        began = time.monotonic()
+        said = self.run("status", "--json", state=state)[1]
+        assert time.monotonic() - began < STATUS_SECONDS
+        found: dict[str, Any] = json.loads(said)
         return found
 
     def here(self, text: str) -> str:
@@ -224,6 +228,76 @@ def test_a_caller_without_the_recovery_table_still_sees_the_rest(settled: Pair, 
     assert found["exit_code"] in (Verdict.UNSEEN, Verdict.AT_RISK)
 
 
+@pytest.fixture(scope="module")
+def on_call(settled: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state folder of a caller who may do everything, by a role: what a role asks for can be made to go wrong."""
+    iam, sts, name = (*(settled.deployed.account.client(each) for each in ("iam", "sts")), f"on-call-{settled.suffix}")
+    trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    whole = [json.dumps({"Version": "2012-10-17", "Statement": [each]}) for each in (trust, everything)]
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=whole[0])["Role"]["Arn"]
+    iam.put_role_policy(RoleName=name, PolicyName="everything", PolicyDocument=whole[1])
+    key = sts.assume_role(RoleArn=arn, RoleSessionName="night")["Credentials"]
+    return elsewhere(
+        settled,
+        tmp_path_factory.mktemp("on-call") / "state",
+        AWS_ACCESS_KEY_ID=key["AccessKeyId"],
+        AWS_SECRET_ACCESS_KEY=key["SecretAccessKey"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "action", "source"),
+    [
+        ("lose_answer", "cloudwatch:*", "CloudWatch"),
+        ("lose_answer", "rds:*", "RDS"),
+        ("throttle", "dynamodb:*", "recovery table"),
+        ("throttle", "secretsmanager:*", "secret"),
+        ("throttle", "states:*", "machines"),
+    ],
+)
+def test_a_service_that_throttles_or_does_not_answer_is_named_and_the_rest_is_seen(
+    settled: Pair, on_call: Path, kind: str, action: str, source: str
+) -> None:
+    assert settled.status(on_call)["unseen"] == {}
+    settled.tell("api-faults", {"kind": kind, "role": f"on-call-{settled.suffix}", "action": action, "times": 100})
+    try:
+        found = settled.status(on_call)
+    finally:
+        settled.tell("api-faults", None, "DELETE")
+    assert source in found["unseen"]
+    # Who takes writes is told by the members themselves: only the password is needed for it
+    writes = [None, None] if source == "secret" else [True, False]
+    assert [each["takes_writes"] for each in found["members"]] == writes
+    assert found["exit_code"] in (Verdict.UNSEEN, Verdict.AT_RISK)
+    assert settled.status(on_call)["unseen"] == {}
+
+
+@pytest.mark.parametrize("fault", ["cut", "hang"])
+def test_members_that_nobody_reaches_from_here_cost_no_more_than_five_seconds(settled: Pair, fault: str) -> None:
+    both = [settled.member(number) for number in (1, 2)]
+    for member in both:
+        settled.tell(f"rds/{member}/endpoint", {"fault": fault, "from": "applications"})
+    try:
+        found = settled.status()
+    finally:
+        for member in both:
+            settled.tell(f"rds/{member}/endpoint", {"fault": "none"})
+    assert set(both) <= found["unseen"].keys()
+    assert [each["takes_writes"] for each in found["members"]] == [None, None]
+    assert [each["status"] for each in found["members"]] == ["available", "available"]
+    assert len([each for each in found["witnesses"] if each["fresh"]]) == 2
+
+
+def test_a_secret_that_is_missing_is_said_to_be_missing(settled: Pair, tmp_path: Path) -> None:
+    file = tmp_path / "outputs.json"
+    file.write_text(json.dumps({**settled.deployed.outputs, "SecretName": "citizens/nobody"}), encoding="utf-8")
+    found = Pair(settled.deployed, settled.state, file).status()
+    assert "ResourceNotFound" in found["unseen"]["secret"]
+    assert [each["status"] for each in found["members"]] == ["available", "available"]
+    assert found["exit_code"] in (Verdict.UNSEEN, Verdict.AT_RISK)
+
+
 def test_where_nothing_is_deployed_nothing_is_called_well(cloud: Cloud) -> None:
     nobody = ("--local", "--state", str(cloud.state), "--suffix", "nobody")
     code, said = called("status", "--json", *nobody)
@@ -351,7 +425,7 @@ def unprotected(pair: Pair) -> Iterator[None]:
 
 def both_lost(pair: Pair) -> Iterator[None]:
     settle(pair)
-    upload_wal(pair, 2)
+    upload_wal(pair, 1 + [each["role"] for each in pair.status()["members"]].index("primary"))
     pair.words[UNTIL_OF_PAGES] = iso(time.time())
     for number in (2, 1):
         pair.tell(f"rds/{pair.member(number)}/lose")
@@ -364,6 +438,8 @@ def both_lost(pair: Pair) -> Iterator[None]:
     restored_is_gone(pair)
 
 
+FOLLOWS = {"unprotected": "primary-lost"}
+"""What a state comes out of: when one page's test runs alone, that is brought about first."""
 CAUSES: Mapping[str, Callable[[Pair], Iterator[None]]] = {state: globals()[state.replace("-", "_")] for state in STATES}
 
 
@@ -379,8 +455,12 @@ def current(settled: Pair) -> Iterator[dict[str, Any]]:
 def bring_about(pair: Pair, current: dict[str, Any], state: str) -> None:
     if current.get("state") == state:
         return
+    if state in FOLLOWS:
+        bring_about(pair, current, FOLLOWS[state])
     if current:
         next(current["ending"], None)
+    else:
+        settle(pair)
     ending = CAUSES[state](pair)
     current |= {"state": state, "ending": ending}
     next(ending)

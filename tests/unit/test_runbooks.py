@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given
 
 from recovery.arbiter import Situation, decide
+from tests.command_lines import commands, parsed
 from tests.runbook_pages import RUNBOOKS, STATES, all_blocks, pages, pattern, squeezed
 from tests.unit.recovery.test_arbiter import situations
 
@@ -37,6 +40,32 @@ def test_every_command_stands_in_a_block_of_a_state_that_a_test_brings_about() -
             assert command.line.startswith("drctl "), "a command of another program would go untested"
     fenced = sum(page.read_text(encoding="utf-8").count("```console") for page in pages())
     assert fenced == len(all_blocks())
+
+
+ROOT = RUNBOOKS.parents[1]
+DOCUMENTATION = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(RUNBOOKS.glob("*.md"))]
+TARGETS = frozenset(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+_FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+_INLINE = re.compile(r"`(?:bin/)?drctl(?: ([^`]*))?`")
+_MAKE = re.compile(r"`(?:[A-Z_]+=\S+ )*make ([a-z-]+)[^`]*`")
+
+
+@pytest.mark.parametrize("page", DOCUMENTATION, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_command_inside_of_a_sentence_exists_with_these_options(page: Path) -> None:
+    """Those in blocks are run; these are parsed by the program itself, and not run."""
+    prose = _FENCED.sub("", page.read_text(encoding="utf-8"))
+    named = {command for command, _ in commands()}
+    for found in _INLINE.findall(prose):
+        words = shlex.split(found)
+        if tuple(words) not in named:  # the command as such, without what it needs
+            assert parsed(words) if words else True
+    assert set(_MAKE.findall(prose)) <= TARGETS
+
+
+@pytest.mark.parametrize("wrong", ["fail-over", "failover --accept", "pause --for 30", "logs a b", "log roll-back"])
+def test_a_command_that_does_not_exist_so_is_found(wrong: str) -> None:
+    with pytest.raises(typer.TyperException):
+        parsed(shlex.split(wrong))
 
 
 def test_the_output_of_a_page_matches_what_it_says_and_nothing_else() -> None:

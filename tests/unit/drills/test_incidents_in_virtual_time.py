@@ -12,7 +12,7 @@ from drills.virtual.incidents import KINDS, Measured, lived_through, quantile, s
 from drills.virtual.machine import Answer, Machine, TaskFailed
 from recovery.objectives import Detection, Objectives
 from stacks.failover_machine import definition
-from stacks.picture import REFERENCES
+from tests.unit.stacks.test_failover import REFERENCES
 
 DEFINITION = definition(REFERENCES)
 SEEDS = range(101, 141)

@@ -147,3 +147,51 @@ def test_without_its_age_it_removes_nothing(sent: CloudWatch, tmp_path: Path, mo
     with pytest.raises(EnvironmentIncomplete, match="LOG_KEPT_DAYS"):
         log_care.handler({}, Context(seconds=900))
     assert len(segment.segments(made.folder)) == 4
+
+
+def test_an_operators_hold_is_answered_with_all_holds_and_its_release_with_what_is_left(
+    sent: CloudWatch, tmp_path: Path
+) -> None:
+    context = Context(seconds=900)
+    grown(tmp_path)
+    assert log_care.handler({"action": "holds"}, context) == {"holds": []}
+    for name in ("court", "drill"):
+        answer = log_care.handler({"action": "hold", "name": name, "reason": "case 17"}, context)
+    assert [(each["name"], each["reason"]) for each in answer["holds"]] == [("court", "case 17"), ("drill", "case 17")]
+    left = log_care.handler({"action": "release", "name": "court"}, context)["holds"]
+    assert [each["name"] for each in left] == ["drill"]
+    assert log_care.handler({"action": "holds"}, context) == {"holds": left}
+    assert sent.sent == {}, "an order is no care: it tells no verdict"
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"action": "hold", "name": "court"},
+        {"action": "hold", "reason": "no name"},
+        {"action": "hold", "name": "../court", "reason": "a path"},
+        {"action": "release", "name": "nothing"},
+        {"action": "release"},
+    ],
+    ids=str,
+)
+def test_an_order_that_cannot_be_followed_is_refused_in_a_sentence_and_changes_nothing(
+    sent: CloudWatch, tmp_path: Path, order: dict[str, Any]
+) -> None:
+    grown(tmp_path)
+    log_care.handler({"action": "hold", "name": "kept", "reason": "before"}, Context(seconds=900))
+    before = (tmp_path / retention.HOLDS).read_bytes()
+    answer = log_care.handler(order, Context(seconds=900))
+    assert set(answer) == {"refused"}
+    assert answer["refused"]
+    assert (tmp_path / retention.HOLDS).read_bytes() == before
+
+
+def test_holds_that_cannot_be_read_are_neither_listed_as_none_nor_written_over(
+    sent: CloudWatch, tmp_path: Path
+) -> None:
+    grown(tmp_path)
+    (tmp_path / retention.HOLDS).write_text("{")
+    for order in ({"action": "holds"}, {"action": "hold", "name": "a", "reason": "b"}, {"action": "release"}):
+        assert set(log_care.handler(order, Context(seconds=900))) == {"refused"}
+    assert (tmp_path / retention.HOLDS).read_text() == "{"

@@ -7,7 +7,7 @@ import pytest
 from recovery.transaction_log.batches import Batches
 from recovery.transaction_log.netting import Counts
 from recovery.transaction_log.path import Log
-from recovery.transaction_log.segment import read, read_header
+from recovery.transaction_log.segment import CHANGES, Segment, read, read_header
 from tests.unit.recovery.rehearsal import TO_THE_END, Rehearsal, changed
 
 
@@ -295,3 +295,52 @@ def test_the_same_row_many_times_is_written_once(rehearsal: Rehearsal) -> None:
     assert (net.changed.blocks, net.inserted.count, net.gone.count, net.partial.rows.count) == ((b"1\t39\n",), 0, 0, 0)
     assert rehearsal.forward().tables["public.t"] == Counts(40, 40, 40)
     rehearsal.same()
+
+
+@pytest.mark.parametrize("key", ["PRIMARY KEY", ""])
+def test_loads_and_changes_to_what_they_loaded_come_in_their_order(rehearsal: Rehearsal, key: str) -> None:
+    """All of it in one batch: hundreds of inserts in a row are taken as one, between other changes to the table."""
+    account = changed(
+        rehearsal,
+        [
+            f"CREATE TABLE loads (id int {key}, v text, w text)",
+            "INSERT INTO loads SELECT n FROM generate_series(1, 9) n",
+        ],
+        [
+            "INSERT INTO loads SELECT n, 'kept', '' FROM generate_series(11, 900) n",
+            "TRUNCATE loads",
+            "INSERT INTO loads SELECT n, 'a' || n, NULL FROM generate_series(1, 1500) n",
+            "UPDATE loads SET v = 'b' || n FROM generate_series(1, 1500) n WHERE id = n AND n % 7 = 0",
+            "DELETE FROM loads WHERE id % 5 = 0",
+            "INSERT INTO loads SELECT n, E'a\\t\\\\' || n, 'n' FROM generate_series(1, 1500) n WHERE n % 5 = 0",
+            "INSERT INTO loads SELECT n, 'late', 'x' FROM generate_series(2000, 3500) n",
+            "DELETE FROM loads WHERE id BETWEEN 10 AND 30; UPDATE loads SET w = 'last' WHERE id % 11 = 0",
+        ],
+    )
+    assert account.tables["public.loads"].inserted == 890 + 1500 + 300 + 1501
+    (batch,) = (batch for batch in Batches(_parts(rehearsal), TO_THE_END) if batch.transactions)
+    assert len(batch.nets) > 2
+    assert batch.nets[0].inserted.count
+    assert not batch.nets[0].changes_rows
+
+
+def test_a_load_before_a_change_of_its_table_is_of_the_table_as_it_was(rehearsal: Rehearsal) -> None:
+    changed(
+        rehearsal,
+        ["CREATE TABLE widens (id int PRIMARY KEY, v text)"],
+        [
+            "BEGIN; INSERT INTO widens SELECT n, 'a' FROM generate_series(1, 700) n; ALTER TABLE widens ADD w int; "
+            "INSERT INTO widens SELECT n, 'b', n FROM generate_series(701, 1400) n; "
+            "ALTER TABLE widens DROP v; ALTER TABLE widens ADD v text; "
+            "INSERT INTO widens SELECT n, n, 'c' FROM generate_series(1401, 2100) n; COMMIT"
+        ],
+    )
+
+
+def _parts(rehearsal: Rehearsal) -> list[tuple[Segment, int, int | None]]:
+    assert rehearsal.start is not None
+    return [
+        (found, rehearsal.start.lsn, None)
+        for found in map(read, Log(rehearsal.root).segments(1))
+        if found.header.kind == CHANGES
+    ]

@@ -10,7 +10,6 @@ from drills.virtual.machine import Answer as Given
 from drills.virtual.machine import Machine, TaskFailed
 from recovery import worst_case
 from recovery.clock import iso
-from stacks import picture
 from stacks.failover_machine import (
     BUDGETS,
     CONFIRM_SECONDS,
@@ -473,15 +472,6 @@ def test_every_path_ends_in_record_then_notify_and_in_nothing_else() -> None:
         assert not [name for name in found if not list(worst_case.successors(STATES[name]))]
     for name in set(STATES) - worst_case.reachable({**DEFINITION, "StartAt": "Notify"}):
         worst_case.longest(DEFINITION, to="Record", start=name)
-
-
-def test_the_picture_in_the_docs_is_current_and_shows_every_state() -> None:
-    assert picture.PICTURE.read_text(encoding="utf-8") == picture.page(), "run make pictures"
-    drawn = picture.mermaid(DEFINITION)
-    for name, state in STATES.items():
-        assert f'"{name}' in drawn
-        for target in worst_case.successors(state):
-            assert any(line.startswith(f"  s{name} ") and line.endswith(f" s{target}") for line in drawn.splitlines())
 
 
 def test_the_deployed_machine_logs_everything_and_is_traced(system: System) -> None:

@@ -20,10 +20,11 @@ from recovery.objectives import Detection, LogKeeping, Objectives
 from recovery.promise import ObjectiveMissed, Promise, detected, prove
 from recovery.transaction_log import archive
 from recovery.worst_case import Unbounded
-from stacks import failover_machine, picture
+from stacks import failover_machine
 from stacks.names import Names
 from stacks.promised import promised
 from tests.unit.stacks.conftest import SUFFIX, System, settings
+from tests.unit.stacks.test_failover import REFERENCES
 
 TARGET_SECONDS = 720.0
 DETECTION, OBJECTIVES = Detection(), Objectives()
@@ -119,9 +120,7 @@ def test_the_report_names_the_bound_and_every_part_of_the_path(proved: Promise) 
 )
 def test_a_setting_that_breaks_the_promise_is_refused(changed: dict[str, Any], said: str) -> None:
     chosen = settings(**changed)
-    references = replace(
-        picture.REFERENCES, grace_seconds=chosen.multi_az_grace_seconds, rto_seconds=chosen.rto_seconds
-    )
+    references = replace(REFERENCES, grace_seconds=chosen.multi_az_grace_seconds, rto_seconds=chosen.rto_seconds)
     with pytest.raises(ObjectiveMissed) as refused:
         prove(failover_machine.definition(references), chosen.detection, chosen.objectives)
     assert said in str(refused.value)
@@ -158,7 +157,7 @@ def test_whatever_the_settings_a_promise_is_kept_or_refused(
     grace: int, interval: float, timeout: float, threshold: int, rto: int
 ) -> None:
     detection = Detection(interval, timeout, threshold, grace)
-    references = replace(picture.REFERENCES, grace_seconds=grace, rto_seconds=rto)
+    references = replace(REFERENCES, grace_seconds=grace, rto_seconds=rto)
     definition = failover_machine.definition(references)
     try:
         found = prove(definition, detection, Objectives(rto_seconds=rto))
