@@ -24,7 +24,10 @@ def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def parsed(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a command would be given. Raises typer's usage error when there is no such command or option."""
+    """What a command would be given, and as `run` what the program was.
+
+    Raises typer's usage error when there is no such command or option.
+    """
     root: Any = typer.main.get_command(app)
     given: dict[str, Any] = {}
 
@@ -32,7 +35,7 @@ def parsed(arguments: Sequence[str]) -> dict[str, Any]:
         for each in getattr(command, "commands", {}).values():
             recording(each)
         if not hasattr(command, "commands"):
-            command.callback = lambda **values: given.update(values)
+            command.invoke = lambda context: given.update(context.params, run=context.obj)
 
     recording(root)
     root.main(with_common_first(arguments), prog_name="drctl", standalone_mode=False, obj={})

@@ -54,6 +54,8 @@ SLOW_FIXTURES = frozenset(
     }
 )
 
+SLOW_MODULES = ("aws_cdk", "local_cloud", "moto", "stacks.disaster_recovery", "tests.browser", "tests.unit.stacks")
+
 
 FAST_EXAMPLES = 20
 """Of each property: the whole run tries more."""
@@ -78,14 +80,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def starts_something(source: str) -> bool:
-    """Whether a test file asks for a fixture that starts something, or imports the emulator or what synthesises."""
+    """Whether a test file asks for a fixture that starts something, or imports a browser, emulator or synthesis."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.FunctionDef(args=ast.arguments(args=given)):
                 if SLOW_FIXTURES & {each.arg for each in given}:
                     return True
             case ast.ImportFrom(module=str(name)) | ast.Import(names=[ast.alias(name=name)]):
-                if name == "stacks.disaster_recovery" or name.split(".")[0] in ("aws_cdk", "local_cloud", "moto"):
+                if name.startswith(SLOW_MODULES):
                     return True
             case _:
                 pass

@@ -89,6 +89,8 @@ def test_an_unknown_scenario_is_answered_with_the_known_ones() -> None:
     assert done.returncode == 1
     assert "primary-lost" in done.stderr
     assert "primary-lost" in run("drills", "--scenario", "list").stdout
+    by_operator = run("drctl", "drill", "earthquake")
+    assert (by_operator.returncode, by_operator.stderr) == (done.returncode, done.stderr)
 
 
 def drill_states() -> set[Path]:

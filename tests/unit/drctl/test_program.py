@@ -79,7 +79,6 @@ def test_the_members_endpoints_are_read_from_the_uri(tmp_path: Path) -> None:
         (["override", "--minutes", "soon"], "--minutes", 2),
         (["restore", "--suffix", "x"], "Say where to stop", 1),
         (["log", "roll-forward", "--host", "h", "--suffix", "x"], "Say where to stop", 1),
-        (["drill", "nonsense"], "There is no scenario 'nonsense'", 1),
     ],
 )
 def test_bad_input_is_one_sentence_and_an_exit_code(

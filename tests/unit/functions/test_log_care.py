@@ -153,6 +153,7 @@ def test_an_operators_hold_is_answered_with_all_holds_and_its_release_with_what_
     sent: CloudWatch, tmp_path: Path
 ) -> None:
     context = Context(seconds=900)
+    grown(tmp_path)
     assert log_care.handler({"action": "holds"}, context) == {"holds": []}
     for name in ("court", "drill"):
         answer = log_care.handler({"action": "hold", "name": name, "reason": "case 17"}, context)
@@ -177,6 +178,7 @@ def test_an_operators_hold_is_answered_with_all_holds_and_its_release_with_what_
 def test_an_order_that_cannot_be_followed_is_refused_in_a_sentence_and_changes_nothing(
     sent: CloudWatch, tmp_path: Path, order: dict[str, Any]
 ) -> None:
+    grown(tmp_path)
     log_care.handler({"action": "hold", "name": "kept", "reason": "before"}, Context(seconds=900))
     before = (tmp_path / retention.HOLDS).read_bytes()
     answer = log_care.handler(order, Context(seconds=900))
@@ -188,6 +190,7 @@ def test_an_order_that_cannot_be_followed_is_refused_in_a_sentence_and_changes_n
 def test_holds_that_cannot_be_read_are_neither_listed_as_none_nor_written_over(
     sent: CloudWatch, tmp_path: Path
 ) -> None:
+    grown(tmp_path)
     (tmp_path / retention.HOLDS).write_text("{")
     for order in ({"action": "holds"}, {"action": "hold", "name": "a", "reason": "b"}, {"action": "release"}):
         assert set(log_care.handler(order, Context(seconds=900))) == {"refused"}
