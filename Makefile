@@ -79,7 +79,7 @@ integration-aws: $(READY) ## the same tests against the account that cfn-outputs
 
 snapshots: $(READY) ## write the templates' snapshots and what docs/ says of them again (STATEFUL=yes: also the list of what replaces data)
 	@$(BIN)/python -m tests.unit.stacks.snapshot $(if $(filter yes,$(STATEFUL)),--stateful)
-	@$(MAKE) --no-print-directory costs settings-reference
+	@$(MAKE) --no-print-directory costs settings-reference pictures
 
 pictures: $(READY) ## draw the machines and the nested stacks into docs/ from the templates
 	@$(BIN)/python -m stacks.picture
