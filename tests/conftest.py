@@ -10,6 +10,8 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.examples import FAST
+
 # The files whose tests use the one deployed system, the last of which loses its primary and destroys it.
 DEPLOYED = (
     "test_drills_on_aws.py",
@@ -64,8 +66,8 @@ FAST_EXAMPLES = 20
 def pytest_configure(config: pytest.Config) -> None:
     """The inner loop tries fewer examples."""
     if config.getoption("--fast"):
-        hypothesis.settings.register_profile("fast", max_examples=FAST_EXAMPLES)
-        hypothesis.settings.load_profile("fast")
+        hypothesis.settings.register_profile(FAST, max_examples=FAST_EXAMPLES)
+        hypothesis.settings.load_profile(FAST)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

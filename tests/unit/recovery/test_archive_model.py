@@ -28,6 +28,7 @@ from recovery.transaction_log.archive import Archive
 from recovery.transaction_log.pgoutput import Begin, decode
 from recovery.transaction_log.segment import GAP
 from recovery.transaction_log.verification import OK, WARNING, verify
+from tests.examples import up_to
 from tests.unit.recovery.test_segment import stream
 
 
@@ -216,7 +217,7 @@ def run(server: Server, folder: Path) -> None:
         pass
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=up_to(100), deadline=None)
 @given(ROUNDS)
 def test_whatever_fails_every_transaction_is_kept_once_or_lies_in_a_gap(rounds: list[Round]) -> None:
     root = Path(tempfile.mkdtemp())

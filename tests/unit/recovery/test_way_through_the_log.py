@@ -15,6 +15,7 @@ from recovery.transaction_log.batches import Batches, Until
 from recovery.transaction_log.path import LogUnfit, write_branch
 from recovery.transaction_log.position import Position
 from recovery.transaction_log.segment import CHANGES
+from tests.examples import up_to
 from tests.unit.recovery.test_segment import stream
 from tests.unit.recovery.test_verification_of_the_log import Log
 
@@ -90,7 +91,7 @@ def histories(draw: st.DrawFn) -> list[tuple[list[int], int, int | None]]:
     return epochs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=up_to(40), deadline=None)
 @given(histories(), st.data())
 def test_the_way_holds_what_lives_on_behind_where_the_database_stands_and_nothing_else(
     epochs: list[tuple[list[int], int, int | None]], data: st.DataObject

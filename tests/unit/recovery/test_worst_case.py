@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recovery.worst_case import Unbounded, budget, longest, reachable
+from tests.examples import up_to
 
 Definition = dict[str, Any]
 
@@ -202,7 +203,7 @@ def ways(state: dict[str, Any], now: int, by: tuple[int, int]) -> list[tuple[str
     return [*found, (state["Default"], {})]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=up_to(600), deadline=None)
 @given(machines())
 def test_no_run_takes_longer_than_the_bound(definition: Definition) -> None:
     try:
@@ -216,7 +217,7 @@ def test_no_run_takes_longer_than_the_bound(definition: Definition) -> None:
     assert found <= bound
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=up_to(300), deadline=None)
 @given(st.data())
 def test_without_loops_the_bound_is_the_slowest_run(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, len(NAMES)))
