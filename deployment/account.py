@@ -31,6 +31,10 @@ class Account:
         """Whether this is the local cloud."""
         return "LOCAL_CLOUD_URL" in self.environment
 
+    def has_credentials(self) -> bool:
+        """Whether there are any to sign requests with, wherever AWS's own tools look for them."""
+        return self.is_local or boto3.Session().get_credentials() is not None
+
     def client(self, service: str, region: str = REGION, *, patience: float = 30, attempts: int = 5) -> Any:
         """A client of an AWS service, with time-outs short enough that a person notices; `patience` (seconds) for an
         answer to each of so many `attempts`.

@@ -34,6 +34,13 @@ def of_suffix(suffix: str) -> Path:
     return FLAT_OUTPUTS.with_name(f"flat-outputs.{suffix}.json")
 
 
+def suffixes() -> list[str]:
+    """The environments whose outputs are here."""
+    prefix, ending = of_suffix("*").name.split("*")
+    found = FLAT_OUTPUTS.parent.glob(of_suffix("*").name)
+    return sorted(path.name.removeprefix(prefix).removesuffix(ending) for path in found)
+
+
 def read(path: Path | None = None) -> dict[str, str]:
     """Read flat outputs. Raises Problem when the file is missing or is not a flat JSON object."""
     path = path or FLAT_OUTPUTS

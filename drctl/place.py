@@ -67,7 +67,14 @@ def locate(
     if is_local and found.get("Member1Endpoint") and not rehearsed:
         raise Problem(f"{given} describes {named} on AWS, not in the local cloud: leave --local out.")
     target = local.environment_of(state, environment) if is_local or rehearsed else environment
-    return Place(Account(target), named, found)
+    account = Account(target)
+    if "Member1Endpoint" not in found and not account.has_credentials():
+        here = ", ".join(outputs.suffixes()) or "none"
+        raise Problem(
+            f"There are no outputs of {named} here (outputs of: {here}), and no credentials to ask AWS for it: give "
+            "another suffix, --local for the local cloud, or credentials."
+        )
+    return Place(account, named, found)
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.examples import FAST
+from tests.examples import FAST, FAST_EXAMPLES
 
 # The files whose tests use the one deployed system, the last of which loses its primary and destroys it.
 DEPLOYED = (
@@ -57,10 +57,6 @@ SLOW_FIXTURES = frozenset(
 )
 
 SLOW_MODULES = ("aws_cdk", "local_cloud", "moto", "stacks.disaster_recovery", "tests.browser", "tests.unit.stacks")
-
-
-FAST_EXAMPLES = 20
-"""Of each property: the whole run tries more."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

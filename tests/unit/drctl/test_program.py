@@ -53,6 +53,21 @@ def test_outputs_of_aws_are_refused_for_the_local_cloud(tmp_path: Path) -> None:
         locate({}, path=given, suffix=None, is_local=True, state=tmp_path)
 
 
+def test_a_suffix_that_nobody_knows_and_nobody_can_be_asked_about_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(Problem, match=r"no outputs of nosuch here \(outputs of: .*no credentials"):
+        locate({}, path=None, suffix="nosuch", is_local=False, state=tmp_path)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    assert locate({}, path=None, suffix="nosuch", is_local=False, state=tmp_path).suffix == "nosuch"
+
+
 def test_the_members_endpoints_are_read_from_the_uri(tmp_path: Path) -> None:
     given = written(
         tmp_path / "o.json",
