@@ -12,6 +12,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.error import HTTPError
 
 from deployment import local
 from deployment.account import Account
@@ -63,6 +65,15 @@ class Step:
     unprotected: float
     tail: int
     lost: int
+
+
+def _unless_deleted(url: str, body: Mapping[str, object] | None = None) -> None:
+    """Tell a member something, unless a reprotect has deleted it meanwhile: then there is nothing to heal."""
+    try:
+        post(url, body)
+    except HTTPError as error:
+        if error.code != HTTPStatus.NOT_FOUND:
+            raise
 
 
 class Cycles:
@@ -153,9 +164,9 @@ class Cycles:
         post(endpoint, FAULTS[fault])
         if fault == "restart":
             time.sleep(heals_after / 2)
-            post(f"{self._control}/rds/{primary}/kill")
+            _unless_deleted(f"{self._control}/rds/{primary}/kill")
         time.sleep(heals_after / 2 if fault == "restart" else heals_after)
-        post(endpoint, {"fault": "none"})
+        _unless_deleted(endpoint, {"fault": "none"})
 
     @property
     def _attempts(self) -> list[Attempt]:
