@@ -60,10 +60,10 @@ SLOW_MODULES = ("aws_cdk", "local_cloud", "moto", "stacks.disaster_recovery", "t
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The inner loop tries fewer examples."""
-    if config.getoption("--fast"):
-        hypothesis.settings.register_profile(FAST, max_examples=FAST_EXAMPLES)
-        hypothesis.settings.load_profile(FAST)
+    """No example has a deadline, which a busy machine would miss; the inner loop tries fewer examples."""
+    hypothesis.settings.register_profile("whole", deadline=None)
+    hypothesis.settings.register_profile(FAST, deadline=None, max_examples=FAST_EXAMPLES)
+    hypothesis.settings.load_profile(FAST if config.getoption("--fast") else "whole")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -407,7 +407,7 @@ situations = st.builds(
 )
 
 
-@settings(max_examples=up_to(1000), deadline=None)
+@settings(max_examples=up_to(1000))
 @given(situations)
 def test_every_situation_is_decided_within_the_rules(case: Situation) -> None:
     decision = decide(case)
@@ -453,7 +453,7 @@ def test_every_situation_is_decided_within_the_rules(case: Situation) -> None:
     assert decide(case) == decision
 
 
-@settings(max_examples=up_to(300), deadline=None)
+@settings(max_examples=up_to(300))
 @given(situations, st.floats(0, 4))
 def test_a_clock_that_is_off_within_the_tolerance_does_not_hide_a_healthy_primary(case: Situation, skew: float) -> None:
     healthy = tuple(seen(name, primary=True, age=trust_seconds(case.detection) * 0.5 + skew) for name in "ac")

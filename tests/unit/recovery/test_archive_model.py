@@ -217,7 +217,7 @@ def run(server: Server, folder: Path) -> None:
         pass
 
 
-@settings(max_examples=up_to(100), deadline=None)
+@settings(max_examples=up_to(100))
 @given(ROUNDS)
 def test_whatever_fails_every_transaction_is_kept_once_or_lies_in_a_gap(rounds: list[Round]) -> None:
     root = Path(tempfile.mkdtemp())

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recovery.transaction_log import lines
@@ -56,7 +56,6 @@ def _plain(cell: bytes) -> bytes:
     return b"\\".join(parts)
 
 
-@settings(deadline=None)
 @example(oid=16_400, rows=[[b"a", None, b"b"], [b"xn", b"y", None]], times=150)
 @given(oid=OIDS, rows=ROWS, times=st.sampled_from([1, 150]))
 def test_all_rows_are_in_the_lines_of_messages(oid: int, rows: list[list[Value]], times: int) -> None:
@@ -68,7 +67,6 @@ def test_all_rows_are_in_the_lines_of_messages(oid: int, rows: list[list[Value]]
         assert read(list(made.of_messages(sent))) == wanted
 
 
-@settings(deadline=None)
 @given(oid=OIDS, rows=ROWS, times=st.sampled_from([1, 80, 700]), cut=st.integers(200, 1 << 20))
 def test_runs_and_messages_together_are_the_stream(oid: int, rows: list[list[Value]], times: int, cut: int) -> None:
     made = Lines(table(oid, len(rows[0])))

@@ -135,7 +135,7 @@ def _rows(rows: Rows) -> list[tuple[bytes | None, ...]]:
     return found
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(steps=STEPS, whole=st.booleans(), size=st.sampled_from([4_000, 1 << 20]))
 def test_a_batch_comes_to_what_its_changes_come_to(steps: list[tuple[str, int]], whole: bool, size: int) -> None:
     """A load comes first; a row of it is changed, another deleted, and put back at the end of a second load."""

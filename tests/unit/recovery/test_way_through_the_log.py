@@ -91,7 +91,7 @@ def histories(draw: st.DrawFn) -> list[tuple[list[int], int, int | None]]:
     return epochs
 
 
-@settings(max_examples=up_to(40), deadline=None)
+@settings(max_examples=up_to(40))
 @given(histories(), st.data())
 def test_the_way_holds_what_lives_on_behind_where_the_database_stands_and_nothing_else(
     epochs: list[tuple[list[int], int, int | None]], data: st.DataObject

@@ -203,7 +203,7 @@ def ways(state: dict[str, Any], now: int, by: tuple[int, int]) -> list[tuple[str
     return [*found, (state["Default"], {})]
 
 
-@settings(max_examples=up_to(600), deadline=None)
+@settings(max_examples=up_to(600))
 @given(machines())
 def test_no_run_takes_longer_than_the_bound(definition: Definition) -> None:
     try:
@@ -217,7 +217,7 @@ def test_no_run_takes_longer_than_the_bound(definition: Definition) -> None:
     assert found <= bound
 
 
-@settings(max_examples=up_to(300), deadline=None)
+@settings(max_examples=up_to(300))
 @given(st.data())
 def test_without_loops_the_bound_is_the_slowest_run(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, len(NAMES)))
@@ -230,7 +230,7 @@ def test_without_loops_the_bound_is_the_slowest_run(data: st.DataObject) -> None
     assert longest(definition, to="End").seconds == slowest(definition, 200)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 8), st.integers(1, 4), st.integers(0, 3), st.integers(0, 3))
 def test_around_a_loop_the_bound_is_less_than_a_second_above_the_slowest_run(
     by: int, look: int, rest: int, use: int

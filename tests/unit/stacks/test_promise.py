@@ -145,7 +145,7 @@ def test_a_template_without_the_machine_promises_nothing(system: System) -> None
         promise.from_templates(system.templates.values(), "another")
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 @given(
     st.integers(0, 600),
     st.floats(0.2, 30),
