@@ -14,15 +14,14 @@ from tests.examples import FAST, FAST_EXAMPLES
 
 # The files whose tests use the one deployed system, the last of which loses its primary and destroys it.
 DEPLOYED = (
-    "test_drills_on_aws.py",
     "test_least_privilege.py",
     "test_preflight.py",
     "test_restore.py",
     "test_workflow.py",
 )
 
-# Those that deploy one of their own, because they move its clock.
-OF_THEIR_OWN = ("test_alarms.py", "test_log_alarms.py")
+# Those that deploy one of their own, because they move its clock or change its roles.
+OF_THEIR_OWN = ("test_alarms.py", "test_drills_on_aws.py", "test_log_alarms.py")
 
 # So many tests may need a second run (`--reruns`) before the whole run counts as failed.
 MAY_RUN_AGAIN = 3

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from deployment.destruction import Destruction
 from deployment.evidence import EvidenceRoom
 from deployment.exercises import Exercises
 from drills.scenarios import post
@@ -21,10 +22,19 @@ from recovery.history import Entry
 from recovery.table import RecoveryTable
 from tests import browser
 from tests.contingency_test_report import missing, section
-from tests.integration.conftest import Cloud, Deployed, eventually
+from tests.integration.conftest import Cloud, Deployed, a_system, eventually
 from tests.integration.test_commands import run
 
 pytestmark = pytest.mark.breaks_the_machine
+
+
+@pytest.fixture(scope="module")
+def deployed(cloud: Cloud) -> Iterator[Deployed]:
+    with a_system(cloud) as made:
+        yield made
+        assert made.cdk is not None
+        # Or its witnesses go on beside the tests that follow
+        Destruction(made.account, made.cdk, protect=False, announce=lambda _: None).run()
 
 
 @pytest.fixture
