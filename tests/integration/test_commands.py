@@ -111,7 +111,8 @@ def test_a_drill_meets_its_objectives_reports_and_leaves_nothing() -> None:
     assert {"client", "drill", "rds status", "state machine", "role record", "witness"} <= sources
     assert report["left_behind"] == []
     assert list(missing(report, (latest / "report.html").read_text(encoding="utf-8"))) == []
-    assert report["deviations"] == []
+    # On a busy machine a step of the failover may have been tried twice, which is told too
+    assert [each for each in report["deviations"] if not each.startswith("The machine: ")] == []
     assert drill_states() == before
 
 

@@ -73,12 +73,13 @@ def states(
 
 def test_an_alarm_fired_was_not_due_or_failed_to_fire() -> None:
     watched = Watched(
-        changes=(Change("early", 99.0), Change("right", 150.0), Change("odd", 160.0)),
-        needs={"right": 60.0, "slow": 120.0, "odd": 60.0},
+        changes=(Change("early", 99.0), Change("right", 150.0), Change("odd", 160.0), Change("dead-letters", 161.0)),
+        needs={"right": 60.0, "slow": 120.0, "odd": 60.0, "dead-letters": 60.0},
     )
     assert states(watched, ("right", "slow", "gone"), None) == {
         "right": "fired",
         "odd": "fired unexpectedly",
+        "dead-letters": "fired, as it may",
         "slow": "failed to fire",
         "gone": "failed to fire",
     }
