@@ -121,13 +121,13 @@ class Operations:
             f"Applications are kept out for some seconds; {known.primary} is then deleted and made again as a replica."
         )
 
-    def preview_of_lifting(self) -> tuple[str, Fenced]:
-        """Who would be let in to the primary of record, in a sentence, and what is missing of its rules. Raises Problem
-        with the reason when it must stay fenced."""
+    def preview_of_lifting(self) -> tuple[str, tuple[str, ...]]:
+        """What would be done, in a sentence, and who would be let in to the primary of record; nobody when everybody
+        is. Raises Problem with the reason when it must stay fenced."""
         known, client = self.roles(), self._account.client("rds")
         fenced = self._fenced(known.primary)
         if not fenced.missing:
-            return f"{known.primary} is let in already: every rule of its group is there.", fenced
+            return f"{known.primary} is let in already: every rule of its group is there.", ()
         machines = self._account.client("stepfunctions")
         running = [
             f"{name} {execution['name']}"
@@ -140,11 +140,11 @@ class Operations:
         hindrance = fence.hindrance(known, primary, standby, running)
         if hindrance is not None:
             raise Problem(f"Nothing was done: {hindrance}")
-        who = ", ".join(rule["key"] for rule in fenced.missing)
+        who = tuple(str(rule["key"]) for rule in fenced.missing)
         return (
-            f"{known.primary}, the primary of epoch {known.epoch}, is let in again from {who}. It takes writes and "
-            f"{known.standby} ({standby.status}) does not.",
-            fenced,
+            f"{known.primary}, the primary of epoch {known.epoch}, is let in again from {', '.join(who)}. RDS says "
+            f"that it is {primary.status}, and {known.standby}, which has not taken its place, {standby.status}.",
+            who,
         )
 
     def _fenced(self, member: str) -> Fenced:
@@ -233,8 +233,11 @@ class Operations:
             raise Problem(f"Nothing was started: the switchover {lease.incident} is under way; see `drctl history`.")
         return Started(f"{arn.replace(':stateMachine:', ':execution:')}:{lease.execution_name}", lease.epoch)
 
-    def lift_fence(self, fenced: Fenced) -> None:
-        """Give a member's missing rules back. Killed in between, the same command gives back the rest."""
+    def lift_fence(self) -> None:
+        """Give the primary of record its missing rules back. Killed in between, the same command gives back the rest.
+        Raises Problem when it must stay fenced by now: somebody may have thought about the preview for long."""
+        self.preview_of_lifting()
+        fenced = self._fenced(self.roles().primary)
         for rule in fenced.missing:
             # One rule at a time: a rule that is there already makes EC2 refuse all of a request
             self._account.client("ec2").authorize_security_group_ingress(

@@ -62,5 +62,8 @@ def _answer(look: Callable[[], Any], began: float) -> Answer:
     except (LookupError, TypeError, ValueError) as error:
         # An answer in another form than expected is a source that says nothing, not the end of the command
         trouble = f"its answer was not understood ({type(error).__name__}: {error})"
+    except Exception as error:
+        # One that ended silently would be waited for, and its reason would be lost
+        trouble = str(error) or type(error).__name__
     first = trouble.strip().splitlines()[0] if trouble.strip() else "no reason was given"
     return Answer(trouble=first, seconds=time.monotonic() - began)

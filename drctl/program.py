@@ -371,13 +371,12 @@ def lift_fence(context: typer.Context, dry_run: DryRun = False, yes: Yes = None)
     run = run_of(context)
     place = run.place
     operations = run.operations(place)
-    preview, fenced = operations.preview_of_lifting()
-    missing = [rule["key"] for rule in fenced.missing]
+    preview, missing = operations.preview_of_lifting()
     if dry_run or not missing:
         run.result({"preview": preview, "missing": missing}, preview)
         return 0
     run.confirm(preview, place, yes, "lift-fence")
-    operations.lift_fence(fenced)
+    operations.lift_fence()
     run.result({"let_in": missing}, "Applications reach it again; they connect by themselves")
     return 0
 

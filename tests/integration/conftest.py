@@ -52,6 +52,13 @@ def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
         yield made
 
 
+@pytest.fixture(scope="session")
+def steady_cloud() -> Iterator[Cloud]:
+    """One whose clock nobody moves, as tests of the deployed system move the other's."""
+    with a_cloud() as made:
+        yield made
+
+
 @contextmanager
 def a_cloud(permissions: Path | None = None) -> Iterator[Cloud]:
     """A local cloud of one's own."""

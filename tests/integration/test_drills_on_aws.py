@@ -29,6 +29,11 @@ pytestmark = pytest.mark.breaks_the_machine
 
 
 @pytest.fixture(scope="module")
+def cloud(steady_cloud: Cloud) -> Cloud:
+    return steady_cloud
+
+
+@pytest.fixture(scope="module")
 def deployed(cloud: Cloud) -> Iterator[Deployed]:
     with a_system(cloud) as made:
         yield made

@@ -99,6 +99,11 @@ def called(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
+def cloud(steady_cloud: Cloud) -> Cloud:
+    return steady_cloud
+
+
+@pytest.fixture(scope="module")
 def pair(cloud: Cloud) -> Iterator[Pair]:
     suffix = f"rb-{secrets.token_hex(2)}"
     environment = {**cloud.environment, **SETTINGS}

@@ -21,7 +21,7 @@ from deployment.account import Account
 from deployment.destruction import Destruction
 from deployment.evidence import EvidenceRoom
 from deployment.exercises import Exercises
-from deployment.operations import Fenced, Operations, Started
+from deployment.operations import Operations, Started
 from deployment.problem import Problem
 from drills.client import Application
 from drills.cycles import INSTANT, Cycles
@@ -494,11 +494,14 @@ def test_a_person_lifts_the_fence_of_a_primary_that_nobody_has_replaced(deployed
         ec2.revoke_security_group_ingress(GroupId=group["GroupId"], IpPermissions=before)
         with pytest.raises(psycopg.OperationalError):
             deployed.application.connect_member(number)
-        preview, fenced = operator.preview_of_lifting()
+        preview, missing = operator.preview_of_lifting()
         assert f"{known.primary}, the primary of epoch {known.epoch}, is let in again from" in preview
-        operator.lift_fence(Fenced(fenced.group, fenced.missing[:1]))  # as if it was killed then
-        preview, fenced = operator.preview_of_lifting()
-        operator.lift_fence(fenced)
+        # As if it had been killed behind the first rule
+        applications = next(each for each in before if each["IpRanges"])
+        alone = {name: applications[name] for name in ("IpProtocol", "FromPort", "ToPort", "IpRanges")}
+        ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[alone])
+        assert len(operator.preview_of_lifting()[1]) == len(missing) - 1
+        operator.lift_fence()
         assert "is let in already" in operator.preview_of_lifting()[0]
         (group,) = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
         assert len(group["IpPermissions"]) == len(before)

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from drctl.asking import NotAsked, ask
 from recovery.connection import TimedOut
+from recovery.secret import SecretMissing
 
 
 def raising(error: BaseException) -> Any:
@@ -29,6 +30,13 @@ def test_a_source_that_hangs_costs_the_others_nothing_and_is_named() -> None:
     assert answers["hangs"].value is None
     assert answers["hangs"].trouble == "no answer within 0.3 s"
     forever.set()
+
+
+def test_a_source_that_fails_in_a_way_of_its_own_says_why_and_is_not_waited_for() -> None:
+    began = time.monotonic()
+    answers = ask({"secret": raising(SecretMissing("There is no secret x.")), "odd": raising(Exception())}, 30)
+    assert time.monotonic() - began < 5
+    assert (answers["secret"].trouble, answers["odd"].trouble) == ("There is no secret x.", "Exception")
 
 
 def test_the_answer_is_there_as_soon_as_the_last_source_has_spoken() -> None:
