@@ -120,6 +120,7 @@ class Drill:
             preflight=self.preflight,
             observed=self.observed,
             alarms=self.scenario.telling_alarms,
+            possible_alarms=self.scenario.possible_alarms,
             complaints=self.complaints,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,12 +130,10 @@ def before(observed: Observed) -> dict[str, Any]:
     }
 
 
-POSSIBLE = ("dead-letters",)
-"""Whatever is lost, an invocation that was at work on it may be given up."""
-
-
-def alarms(observed: Observed, expected: Iterable[str], lasted: float | None) -> list[dict[str, Any]]:
-    """What alarms did: those that went off, and those that had to.
+def alarms(
+    observed: Observed, expected: Iterable[str], lasted: float | None, possible: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """What alarms did: those that went off, and those that had to; `possible` are those that may.
 
     `lasted`: how long (s) what they are about went on; None: until the end of the drill.
     """
@@ -151,7 +149,7 @@ def alarms(observed: Observed, expected: Iterable[str], lasted: float | None) ->
     rows: list[dict[str, Any]] = [
         {
             "name": name,
-            "state": "fired" if name in wanted else "fired, as it may" if name in POSSIBLE else "fired unexpectedly",
+            "state": "fired" if name in wanted else "fired, as it may" if name in possible else "fired unexpectedly",
             "at": at,
             "note": f"{at - observed.failed_at:.1f} s after the fault",
         }

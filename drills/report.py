@@ -71,6 +71,7 @@ class Report:
     preflight: tuple[Mapping[str, str], ...] = ()
     observed: Observed | None = None
     alarms: tuple[str, ...] = ()
+    possible_alarms: tuple[str, ...] = ()
     complaints: tuple[str, ...] = ()
 
     @property
@@ -82,7 +83,7 @@ class Report:
         """The content of `report.json` but for the seal; durations in seconds."""
         seen, measured = self.observed, self.measurement
         lasted = measured.rto_seconds if measured.rto_seconds else None
-        alarms = observed.alarms(seen, self.alarms, lasted) if seen else []
+        alarms = observed.alarms(seen, self.alarms, lasted, self.possible_alarms) if seen else []
         records = seen.watched.records if seen else ()
         return {
             "id": self.identity,

@@ -81,6 +81,11 @@ class Scenario:
         """`alarms`, and where the primary is lost those that say so, and that something is done about it."""
         return (*((*PRIMARY_ALARMS, *INCIDENT_ALARMS) if self.ends != "untouched" else ()), *self.alarms)
 
+    @property
+    def possible_alarms(self) -> tuple[str, ...]:
+        """Where the primary is struck: the archive's run, which is always at work on it, ends and is given up."""
+        return ("dead-letters",) if self.outage else ()
+
 
 PRIMARY_ALARMS = ("primary-unreachable-from-a", "primary-unreachable-from-c", "primary-lost")
 INCIDENT_ALARMS = ("incident-begun", "incident")
