@@ -465,7 +465,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
             f"{STACKS}network.py::test_the_vpc_spans_two_zones_and_knows_no_internet",
             f"{STACKS}storage.py::test_there_is_a_mount_target_in_each_zone_and_an_access_point_that_is_not_root",
         ),
-        ("drill zone-a-lost", "drill zone-c-lost"),
+        ("drill zone-a-lost", "drill zone-c-lost", "drill shared-zone-lost"),
         "The judgement whether zones of one region are apart enough for the threats of the agency's risk assessment.",
     ),
     Implementation(
@@ -488,7 +488,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
         "Members, functions and endpoints are in the zones {zones}, which AWS builds physically apart.",
         (SUBNETS, MEMBERS, ENDPOINTS),
         (f"{STACKS}network.py::test_the_vpc_spans_two_zones_and_knows_no_internet",),
-        ("drill zone-a-lost", "drill zone-c-lost"),
+        ("drill zone-a-lost", "drill zone-c-lost", "drill shared-zone-lost"),
         "The judgement whether zones of one region are apart enough.",
     ),
     Implementation(

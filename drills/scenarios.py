@@ -62,7 +62,7 @@ class Scenario:
     acknowledged transactions that may be missing, when that is less than the RPO.
     `healed` ends the failure while clients still work, where without them it would be another one.
     `cause` is None where a client does the harm, which the drill then is. `alarms`: those that tell of this failure
-    when it lasts long enough.
+    when it lasts long enough. `ends_functions`: functions at work end with it.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Scenario:
     loses_at_most: float | None = None
     healed: Cause | None = None
     alarms: tuple[str, ...] = ()
+    ends_functions: bool = False
 
     @property
     def telling_alarms(self) -> tuple[str, ...]:
@@ -83,8 +84,9 @@ class Scenario:
 
     @property
     def possible_alarms(self) -> tuple[str, ...]:
-        """Where the primary is struck: the archive's run, which is always at work on it, ends and is given up."""
-        return ("dead-letters",) if self.outage else ()
+        """A run that ended is given up; the archive's, which is always at work on the primary, ends when that is
+        struck."""
+        return ("dead-letters",) if self.outage or self.ends_functions else ()
 
 
 PRIMARY_ALARMS = ("primary-unreachable-from-a", "primary-unreachable-from-c", "primary-lost")
@@ -128,6 +130,25 @@ def _zone(letter: str) -> Cause:
 def _force_failover(site: Site) -> str:
     site.account.client("rds").reboot_db_instance(DBInstanceIdentifier=site.primary, ForceFailover=True)
     return f"somebody rebooted {site.primary} with a failover to its Multi-AZ copy"
+
+
+def _move_standby(site: Site) -> str:
+    """To its copy, and until that has a copy of its own."""
+    rds = site.account.client("rds")
+
+    def standby() -> Mapping[str, Any]:
+        described: Mapping[str, Any] = rds.describe_db_instances(DBInstanceIdentifier=site.standby)["DBInstances"][0]
+        return described
+
+    before = standby()["AvailabilityZone"]
+    rds.reboot_db_instance(DBInstanceIdentifier=site.standby, ForceFailover=True)
+    deadline = time.monotonic() + MOVE_SECONDS
+    while (now := standby())["AvailabilityZone"] == before or now["DBInstanceStatus"] != "available":
+        if time.monotonic() > deadline:
+            raise Problem(f"{site.standby} is {now['DBInstanceStatus']} in {now['AvailabilityZone']} after a failover")
+        time.sleep(0.2)
+    time.sleep(COPY_SECONDS)
+    return f"{site.standby} was moved to {now['AvailabilityZone']}, where the primary works too"
 
 
 def _fall_behind(site: Site) -> str:
@@ -211,6 +232,9 @@ def _await_a_pair(site: Site) -> str:
 
 
 PAIR_SECONDS = 180.0
+MOVE_SECONDS = 60.0
+COPY_SECONDS = 5.0
+"""RDS does not say when a Multi-AZ copy is complete."""
 STORM_SECONDS = 20.0
 
 
@@ -278,16 +302,24 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "zone-a-lost",
-            "Zone a is lost with the witness there. RDS moves both members to zone c, and nothing is promoted.",
+            "Zone a is lost with the primary and a witness. RDS moves it to its copy, and nothing is promoted.",
             _zone("a"),
             "untouched",
         ),
         Scenario(
             "zone-c-lost",
-            "Zone c is lost with the witness and both Multi-AZ copies there. Nothing is promoted.",
+            "Zone c is lost with the standby, the primary's copy and a witness. Nothing is promoted.",
             _zone("c"),
             "untouched",
             outage=None,
+            ends_functions=True,
+        ),
+        Scenario(
+            "shared-zone-lost",
+            "Both members work in the zone that is lost. RDS moves them to their copies, and nothing is promoted.",
+            _zone("a"),
+            "untouched",
+            beforehand=_move_standby,
         ),
         Scenario(
             "primary-frozen",

@@ -3,7 +3,7 @@
 import atexit
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -337,6 +337,11 @@ class Fleet:
     def lost_zones(self) -> frozenset[str]:
         """The zones that are lost at this moment."""
         return frozenset(self._lost_zones)
+
+    def zones_beside(self, source_identifier: str, zones: Sequence[str]) -> tuple[str, ...]:
+        """These zones, those first that work and that the source does not work in."""
+        works_in = self._find(source_identifier).view().availability_zone
+        return tuple(sorted(zones, key=lambda zone: (zone in self._lost_zones, zone == works_in)))
 
     def set_fault(self, identifier: str, fault: Fault) -> None:
         """Let a network fault between callers and the instance begin, or end (kind `none`)."""

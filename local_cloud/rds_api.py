@@ -15,6 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -142,8 +143,7 @@ class DatabaseService:
         record = rds._instances[_value(request, "DBInstanceIdentifier")]
         record["Endpoint"] = dict(rds._instances[source]["Endpoint"])
         record.update(_own_settings_of_replica(request))
-        spec = self.spec(record, _value(request, "AvailabilityZone"))
-        self.begin(record, functools.partial(self._fleet.create_replica, spec, source))
+        self.begin(record, functools.partial(self._replicate, record, _value(request, "AvailabilityZone"), source))
         return self.answer("CreateDBInstanceReadReplica", record)
 
     def begin(self, record: Record, create: Callable[[], object]) -> None:
@@ -305,11 +305,10 @@ class DatabaseService:
             self._emulated_create(logical_id, completed, stack_name)
             record = rds._instances[identifier]
             record["EnabledCloudwatchLogsExports"] = list(properties.get("EnableCloudwatchLogsExports") or [])
-            spec = self.spec(record, zone, str(properties.get("DBName") or ""))
             if source:
-                self._fleet.create_replica(spec, source)
+                self._replicate(record, zone, source)
             else:
-                self._fleet.create(spec)
+                self._fleet.create(self.spec(record, zone, str(properties.get("DBName") or "")))
             self._wait_until_available(identifier)
         except (FleetError, ValueError) as error:
             self._forget(identifier)
@@ -439,6 +438,13 @@ class DatabaseService:
         )
         zones = zones or [f"{self._options.region}a", f"{self._options.region}c"]
         return tuple(sorted(zones, key=lambda zone: zone != preferred)) if preferred else tuple(zones)
+
+    def _replicate(self, record: Record, zone: str, source: str) -> None:
+        """Create a read replica; where none is named RDS chooses the zone, and here it is not its source's."""
+        spec = self.spec(record, zone)
+        if not zone:
+            spec = replace(spec, availability_zones=self._fleet.zones_beside(source, spec.availability_zones))
+        self._fleet.create_replica(spec, source)
 
     def _apply(self, record: Record, before: dict[str, Any]) -> None:
         """Bring the fleet's instance to what the record says now, as far as it has changed."""

@@ -295,6 +295,19 @@ def test_a_forced_failover_swaps_the_zones(harness: Harness) -> None:
     assert harness.fleet.describe("one").availability_zone == "eu-central-2c"
 
 
+def test_a_replica_is_put_beside_its_source_unless_the_zone_there_is_lost(harness: Harness) -> None:
+    zones = ("eu-central-2a", "eu-central-2c")
+    harness.fleet.create(harness.spec("one", multi_az=True))
+    assert harness.fleet.zones_beside("one", zones) == zones[::-1]
+    harness.fleet.lose_zone("eu-central-2c")
+    assert harness.fleet.zones_beside("one", zones) == zones
+    harness.fleet.restore_zone("eu-central-2c")
+    eventually(lambda: harness.has_copy("one"))
+    harness.fleet.reboot("one", force_failover=True)
+    eventually(lambda: harness.fleet.describe("one").availability_zone == "eu-central-2c")
+    assert harness.fleet.zones_beside("one", zones) == zones
+
+
 def test_a_failover_asked_for_without_a_copy_is_abandoned(harness: Harness) -> None:
     view = harness.fleet.create(harness.spec("one", multi_az=True))
     for pid in view.processes:

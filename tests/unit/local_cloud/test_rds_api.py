@@ -94,6 +94,11 @@ def test_a_replica_takes_from_its_source_what_the_template_leaves_out(deployed: 
         assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
 
 
+def test_a_replica_that_names_no_zone_works_in_another_than_its_source(deployed: RunningCloud) -> None:
+    zones = {deployed.instance(name)["AvailabilityZone"] for name in ("one", "two")}
+    assert zones == {"eu-central-2a", "eu-central-2c"}
+
+
 def test_a_changed_parameter_group_reaches_the_instances(deployed: RunningCloud) -> None:
     name = deployed.physical_id("pair", "Group")
     change = {"ParameterName": "work_mem", "ParameterValue": "16384", "ApplyMethod": "immediate"}
