@@ -197,7 +197,8 @@ class Sources:
 
         recent = LOG_LAG_MINUTES * 60
         lag, size, gaps = (newest(name, recent, 60) for name in ("LogLagSeconds", "LogLagBytes", "LogGaps"))
-        verdict = newest("LogVerdict", VERDICT_HOURS * 3600, 300)
+        # A day of minutes is more than one answer holds; what was verified just now must show at once
+        verdict = newest("LogVerdict", recent, 60) or newest("LogVerdict", VERDICT_HOURS * 3600, 300)
         return LogView(
             lag_seconds=None if lag is None else lag[1],
             lag_bytes=None if size is None else size[1],

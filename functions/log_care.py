@@ -3,6 +3,7 @@ with which nothing goes, are put in place here too: only a function reaches the 
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -17,6 +18,9 @@ from recovery.transaction_log.verification import EXIT_CODES, FAILURE, WARNING, 
 
 RESERVE_SECONDS = 60.0
 """Left of the function's time for removing what expired: reading stops before."""
+BEGIN_SECONDS = 120.0
+"""The archive and this begin with the same deploy: so long a log that is not there yet is waited for."""
+POLL_SECONDS = 1.0
 FINDINGS_TOLD = 20
 
 
@@ -52,7 +56,7 @@ def _care(context: Any) -> dict[str, Any]:
     """
     settings = environment()
     root = log_folder()
-    if not any(root.glob("epoch-*")):
+    if not _begun(root, context.get_remaining_time_in_millis() / 1000 - RESERVE_SECONDS):
         _show(settings, WARNING, 0, 0)
         journal.note("no log", {"folder": str(root)})
         return {"verdict": WARNING, "findings": 0, "told": [], "expired": 0, "needed_since": None}
@@ -72,6 +76,16 @@ def _care(context: Any) -> dict[str, Any]:
     }
     journal.note("log looked after", result)
     return {**result, "told": told}
+
+
+def _begun(root: Path, seconds: float) -> bool:
+    """Whether there is a log, which is waited for `BEGIN_SECONDS`, or `seconds` when that is less."""
+    until = time.monotonic() + min(BEGIN_SECONDS, seconds)
+    while not any(root.glob("epoch-*")):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def _expire(policy: Policy) -> int:

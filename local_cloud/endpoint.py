@@ -124,6 +124,7 @@ class _Endpoint:
     rules: Rules
     server: asyncio.Server | None = None
     target: Path | None = None
+    servers: int = 0
     fault: Fault = Fault()
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     connections: set[_Connection] = field(default_factory=set)
@@ -157,8 +158,15 @@ class EndpointServer:
         self._run(self._close_endpoint(identifier))
 
     def set_target(self, identifier: str, target: Path | None) -> None:
-        """Forward new connections to the socket `target`; None: there is no cluster, they are reset."""
-        self._call(identifier, lambda endpoint: setattr(endpoint, "target", target))
+        """Forward new connections to the socket `target`; None: there is no cluster, they are reset. One that has not
+        signed in by then was the last server's: a network that held it back does not bring it to the next.
+        """
+
+        def aim(endpoint: _Endpoint) -> None:
+            endpoint.servers += endpoint.target != target
+            endpoint.target = target
+
+        self._call(identifier, aim)
 
     def set_rules(self, identifier: str, rules: Rules) -> None:
         """Change what counts for new connections. The port is where it is."""
@@ -281,6 +289,7 @@ class EndpointServer:
                 _abort(connection.writer)
 
     async def _serve(self, endpoint: _Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server = endpoint.servers
         caller = await self._admit(endpoint, writer)
         if not caller.allowed:
             while await reader.read(CHUNK_BYTES):
@@ -295,7 +304,9 @@ class EndpointServer:
             await self._weather(endpoint, caller.kind)
             async with asyncio.timeout(AUTHENTICATION_TIMEOUT_SECONDS):
                 packet = await self._startup(endpoint, reader, writer)
-            if packet is not None:
+            if endpoint.servers != server:
+                _abort(writer)
+            elif packet is not None:
                 await self._forward(endpoint, caller.kind, packet, reader, writer)
         finally:
             endpoint.connections.discard(connection)

@@ -20,7 +20,7 @@ NO_BACKUPS = "nothing is copied, neither continuously nor on a schedule"
 NO_NETWORK = "there is no network: only the database endpoints look at security groups"
 
 # AWS namespaces in which this local cloud publishes metrics.
-PUBLISHED_NAMESPACES = ("AWS/Lambda", "AWS/States")
+PUBLISHED_NAMESPACES = ("AWS/Backup", "AWS/Lambda", "AWS/RDS", "AWS/SQS", "AWS/States")
 
 
 @dataclass(frozen=True)

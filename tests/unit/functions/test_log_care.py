@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,7 +119,19 @@ def test_damage_is_told_and_nothing_goes(sent: CloudWatch, tmp_path: Path, capsy
     assert "CORRUPT" in capsys.readouterr().out
 
 
-def test_before_the_log_has_begun_there_is_a_warning_and_no_alarm(sent: CloudWatch) -> None:
+def test_a_log_that_begins_with_the_same_deploy_is_waited_for(sent: CloudWatch, tmp_path: Path) -> None:
+    archive = threading.Timer(0.5, grown, (tmp_path,))
+    archive.start()
+    assert log_care.handler({}, Context(seconds=900))["verdict"] == "OK"
+    assert sent.sent["LogVerdict"] == 0
+    archive.join()
+
+
+def test_a_log_that_does_not_begin_is_a_warning_within_the_functions_time(
+    sent: CloudWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert log_care.handler({}, Context(seconds=log_care.RESERVE_SECONDS + 0.1))["verdict"] == "WARNING"
+    monkeypatch.setattr(log_care, "BEGIN_SECONDS", 0.1)
     assert log_care.handler({}, Context(seconds=900))["verdict"] == "WARNING"
     assert sent.sent["LogVerdict"] == 1
 

@@ -1,3 +1,4 @@
+import contextlib
 import socket
 import ssl
 import struct
@@ -215,6 +216,24 @@ def test_a_hang_keeps_connections_open_and_silent_until_it_ends(database: Harnes
     database.fleet.set_fault("one", Fault())
     assert result_of(connection).get_value(0, 0) == b"1"
     connection.close()
+
+
+def test_a_connection_that_a_hang_held_back_does_not_reach_the_server_after_a_reboot(database: Harness) -> None:
+    """Else it would get past a fence: it was let in before the security group was closed."""
+    database.fleet.set_fault("one", Fault("hang"))
+    database.guard.asked.clear()
+    with socket.create_connection(address_of(database), timeout=10) as held:
+        held.sendall(SSL_REQUEST)
+        eventually(lambda: bool(database.guard.asked))
+        database.fleet.reboot("one")
+        eventually(lambda: database.fleet.describe("one").status == "available")
+        database.fleet.set_fault("one", Fault())
+        assert held.recv(1) == b"S"
+        context = ssl.create_default_context(cafile=str(database.authority.bundle))
+        with context.wrap_socket(held, server_hostname=address_of(database)[0]) as encrypted:
+            encrypted.sendall(struct.pack("!II", 47, 196608) + b"user\0citizens_admin\0database\0citizens\0\0")
+            with contextlib.suppress(ConnectionResetError):
+                assert encrypted.recv(1) == b""
 
 
 def test_a_slow_network_takes_its_time(database: Harness) -> None:

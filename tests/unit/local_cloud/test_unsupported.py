@@ -11,11 +11,12 @@ def test_what_a_resource_asks_for_in_vain_is_noted_with_its_reason() -> None:
     findings.note("stack", "Vault", "AWS::EC2::FlowLog", {"ResourceId": "vpc-1"})
     findings.note("stack", "Group", "AWS::RDS::DBParameterGroup", {"Parameters": {"no_such_setting": "1"}})
     findings.note("stack", "Disabled", "AWS::EFS::FileSystem", {"BackupPolicy": {"Status": "DISABLED"}})
-    findings.note("stack", "Storage", "AWS::CloudWatch::Alarm", {"Namespace": "AWS/RDS"})
+    findings.note("stack", "Storage", "AWS::CloudWatch::Alarm", {"Namespace": "AWS/EFS"})
+    findings.note("stack", "Disk", "AWS::CloudWatch::Alarm", {"Namespace": "AWS/RDS"})
     findings.note("stack", "Own", "AWS::CloudWatch::Alarm", {"Namespace": "CitizensRecovery"})
     assert sorted(key for found in findings._findings.values() for key in [f.property for f in found]) == [
         "*",
-        "Namespace AWS/RDS",
+        "Namespace AWS/EFS",
         "Parameters.no_such_setting",
         "StorageEncrypted",
     ]
