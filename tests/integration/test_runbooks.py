@@ -153,6 +153,14 @@ def settle(pair: Pair) -> None:
 # Half a system down -------------------------------------------------------------------------------------------------
 
 
+def test_nothing_is_at_risk_when_a_deploy_has_settled(settled: Pair) -> None:
+    settle(settled)
+    until(settled, "the log's first verdict", lambda s: s["log"]["verdict"] is not None)
+    found = settled.status()
+    assert (found["log"]["verdict"], found["risks"]) == ("OK", [])
+    assert len({each["zone"] for each in found["members"]}) == 2
+
+
 def test_a_system_that_works_is_seen_in_every_part_within_five_seconds(settled: Pair) -> None:
     settle(settled)
     began = time.monotonic()
