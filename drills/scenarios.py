@@ -62,7 +62,7 @@ class Scenario:
     acknowledged transactions that may be missing, when that is less than the RPO.
     `healed` ends the failure while clients still work, where without them it would be another one.
     `cause` is None where a client does the harm, which the drill then is. `alarms`: those that tell of this failure
-    when it lasts long enough. `ends_functions`: functions at work end with it.
+    when it lasts long enough. `possible`: others that may.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Scenario:
     loses_at_most: float | None = None
     healed: Cause | None = None
     alarms: tuple[str, ...] = ()
-    ends_functions: bool = False
+    possible: tuple[str, ...] = ()
 
     @property
     def telling_alarms(self) -> tuple[str, ...]:
@@ -84,9 +84,9 @@ class Scenario:
 
     @property
     def possible_alarms(self) -> tuple[str, ...]:
-        """A run that ended is given up; the archive's, which is always at work on the primary, ends when that is
-        struck."""
-        return ("dead-letters",) if self.outage or self.ends_functions else ()
+        """`possible`, and where the primary is struck: the archive's run, which is always at work on it, ends and is
+        given up."""
+        return (*(("dead-letters",) if self.outage else ()), *self.possible)
 
 
 PRIMARY_ALARMS = ("primary-unreachable-from-a", "primary-unreachable-from-c", "primary-lost")
@@ -211,7 +211,7 @@ def _break_the_failover(site: Site) -> str:
     """Every step from the fence on fails once: a function is killed in it, or an answer gets lost."""
     suffix = site.outputs["EnvironmentSuffix"]
     machine = {"role": f"citizens-failover-{suffix}"}
-    for function in ("probe", "rotation", "cutover", "verify"):
+    for function in BROKEN_STEPS:
         address = {"action": "lambda:InvokeFunction", "resource": f"*:citizens-{function}-{suffix}"}
         site.ask("api-faults", {"kind": "kill", "after_ms": 20, **machine, **address})
     for action in ("ec2:RevokeSecurityGroupIngress", "rds:PromoteReadReplica", "rds:DescribeDBInstances"):
@@ -231,6 +231,7 @@ def _await_a_pair(site: Site) -> str:
     return "there is a standby again"
 
 
+BROKEN_STEPS = ("probe", "rotation", "cutover", "verify")
 PAIR_SECONDS = 180.0
 MOVE_SECONDS = 60.0
 COPY_SECONDS = 5.0
@@ -312,7 +313,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             _zone("c"),
             "untouched",
             outage=None,
-            ends_functions=True,
+            possible=("dead-letters",),
         ),
         Scenario(
             "shared-zone-lost",
@@ -337,7 +338,9 @@ SCENARIOS: Mapping[str, Scenario] = {
             settings=SHORT_GRACE,
             # Nobody writing to it and no witness reaching it is what a lost primary looks like, too
             healed=_primary("endpoint", "the functions reach {member} again", {"fault": "none"}),
-            alarms=PRIMARY_ALARMS,
+            alarms=(*PRIMARY_ALARMS, *INCIDENT_ALARMS),
+            # The archive is cut off too
+            possible=("dead-letters",),
         ),
         Scenario(
             "primary-cut-off",
@@ -410,12 +413,14 @@ SCENARIOS: Mapping[str, Scenario] = {
             "The primary is lost while every trigger comes many times, false ones too. There is one failover.",
             _lose_in_a_storm,
             "promoted",
+            possible=("arbiter-throttles",),
         ),
         Scenario(
             "lost-in-rotation",
             "The primary is lost in the middle of a rotation. The standby takes over with one working password.",
             _lose_during_rotation,
             "promoted",
+            possible=("rotation-errors", "rotation-failed", "superseded-password"),
         ),
         Scenario(
             "log-behind",
@@ -429,6 +434,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             "The primary is lost, and each step of the failover fails once. The standby takes over all the same.",
             _break_the_failover,
             "promoted",
+            possible=tuple(f"{function}-errors" for function in BROKEN_STEPS),
         ),
         Scenario(
             "switchover",

@@ -3,15 +3,18 @@
 import time
 from dataclasses import dataclass
 
+from pg8000.native import literal
+
 from recovery.connection import Refused, Session
 
 NOT_PREPARED = ("42P01", "3F000", "42501")
 """No table, no schema, or no right to them (yet): `recovery.preparation` puts them in place."""
 
+# Values stand in the statements: for parameters the driver needs a second round trip, and a slow network is no loss.
 # The WAL position is read in the same statement, before its own commit record: what is replayed up to it was there.
 _WRITE = """
 INSERT INTO recovery.heartbeat AS mine (witness, epoch, sequence, at, lsn)
-VALUES (:witness, :epoch, 1, to_timestamp(:at), pg_current_wal_lsn())
+VALUES ({witness}, {epoch:d}, 1, to_timestamp({at:f}), pg_current_wal_lsn())
 ON CONFLICT (witness) DO UPDATE
 SET epoch = excluded.epoch, sequence = mine.sequence + 1, at = excluded.at, lsn = excluded.lsn
 RETURNING sequence, lsn::text"""
@@ -21,7 +24,7 @@ SELECT pg_is_in_recovery(),
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
        mine.sequence, extract(epoch FROM mine.at)::float8,
        extract(epoch FROM pg_last_xact_replay_timestamp())::float8
-FROM (SELECT 1) AS once LEFT JOIN recovery.heartbeat AS mine ON mine.witness = :witness"""
+FROM (SELECT 1) AS once LEFT JOIN recovery.heartbeat AS mine ON mine.witness = {witness}"""
 
 _NEWEST = """
 SELECT pg_is_in_recovery(),
@@ -63,7 +66,7 @@ class Replayed:
 
 def write(session: Session, witness: str, epoch: int, at: float, seconds: float) -> Written:
     """Write this witness's row on the primary."""
-    ((sequence, lsn),) = session.run(_WRITE, seconds, witness=witness, epoch=epoch, at=at)
+    ((sequence, lsn),) = session.run(_WRITE.format(witness=literal(witness), epoch=epoch, at=at), seconds)
     return Written(int(sequence), str(lsn))
 
 
@@ -71,7 +74,7 @@ def read(session: Session, witness: str, seconds: float) -> Replayed:
     """What the standby has of this witness's row; no row (or no table yet) is a Replayed without sequence."""
     deadline = time.monotonic() + seconds
     try:
-        ((in_recovery, lsn, sequence, at, committed_at),) = session.run(_READ, seconds, witness=witness)
+        ((in_recovery, lsn, sequence, at, committed_at),) = session.run(_READ.format(witness=literal(witness)), seconds)
     except Refused as refused:
         if refused.sqlstate not in NOT_PREPARED:
             raise

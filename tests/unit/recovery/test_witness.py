@@ -224,6 +224,17 @@ def test_a_cut_over_is_followed_within_one_round(stage: Stage, witness: Witness)
     assert "roles followed" in stage.said()
 
 
+def test_a_primary_whose_answers_take_a_third_of_a_second_is_not_lost(stage: Stage) -> None:
+    """Nor while the connection is renewed."""
+    witness = stage.witness(detection=replace(QUICK, probe_timeout=Detection().probe_timeout))
+    settled(witness)
+    stage.members.fault(PRIMARY, Fault("slow", delay_ms=350))
+    for _ in range(witnessing.RENEW_ROUNDS + 1):
+        settled(witness)
+        assert stage.seen().failures == 0, stage.seen().primary.error
+    witness.close()
+
+
 def test_connections_are_kept_but_not_for_long(stage: Stage) -> None:
     line = Line(stage.members.members[PRIMARY], stage.means.access, 2.0, "t")
 

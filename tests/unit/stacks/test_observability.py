@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from deployment.cdk import ROOT
+from drills.scenarios import SCENARIOS
 from recovery.arbiter import waiting_limit
 from stacks.alarms import DESCRIPTION_LENGTH, LONGEST_RUNS, MINUTES_OF_WAITING, Alarm, Watched, alarms, composites
 from stacks.dashboard import body
@@ -99,6 +100,20 @@ def test_the_primary_is_lost_when_both_witnesses_say_so(system: System) -> None:
         f'ALARM("citizens-primary-unreachable-from-c-{SUFFIX}")'
     )
     assert len(lost.body["DependsOn"]) == 2
+
+
+def test_the_alarms_that_a_drill_awaits_are_there(system: System) -> None:
+    made = {
+        each.properties["AlarmName"]
+        for kind in ("Alarm", "CompositeAlarm")
+        for each in system.of(f"AWS::CloudWatch::{kind}")
+    }
+    awaited = {
+        f"citizens-{name}-{SUFFIX}"
+        for scenario in SCENARIOS.values()
+        for name in (*scenario.telling_alarms, *scenario.possible_alarms)
+    }
+    assert awaited - made == set()
 
 
 def test_composite_alarms_are_made_after_all_that_they_look_at_and_refer_to_nothing_else(system: System) -> None:
