@@ -1,8 +1,9 @@
 """The transaction log beside `pg_recvlogical`: the same slot position, in turns, on one PostgreSQL cluster.
 
-Both use the cluster's Unix socket, past the endpoint's TLS proxy: it would be measured instead of them, and the
-`pg_recvlogical` at hand knows no TLS. Ours is the archive as it is deployed (peek, compress, digest, fsync, rename,
-advance); `pg_recvlogical` writes what it gets to a file. A ratio is of two runs, one right after the other.
+Both use TCP, the only way to a DB instance of RDS, and for comparison the cluster's Unix socket. Neither uses TLS: the
+server at hand knows none, and of the endpoint's proxy it would be measured how fast that is. Ours is the archive as it
+is deployed (peek, compress, digest, fsync, rename, advance); `pg_recvlogical` writes what it gets to a file. A ratio is
+of two runs, one right after the other.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from pg8000.native import Connection
 
 from benchmarks.result import Result, median_of
-from local_cloud.cluster import ADMINISTRATOR, Cluster, make_template
+from local_cloud.cluster import ADMINISTRATOR, HOST_BASED_AUTHENTICATION, Cluster, make_template
 from local_cloud.postgres_host import PostgresHost
 from recovery.connection import Credentials, Session, _Watchdog
 from recovery.members import Endpoint
@@ -27,6 +30,8 @@ from recovery.preparation import prepare
 from recovery.transaction_log import segment, source
 from recovery.transaction_log.archive import Archive
 
+Way = Literal["tcp", "unix"]
+WAYS: tuple[Way, ...] = get_args(Way)
 PGBENCH_TRANSACTIONS = 120_000
 PGBENCH_SCALE = 10
 COPIES = 10
@@ -35,6 +40,8 @@ RATIO_TARGET = 4.0
 BYTES_TARGET = 0.3
 SECONDS = 300.0
 FEWEST_RUNS = 5
+LOOPBACK = "127.0.0.1"
+ADMITTED = f"host all,replication {ADMINISTRATOR} {LOOPBACK}/32 trust\n"
 SETTINGS = {
     "wal_level": "logical",
     "shared_buffers": "128MB",
@@ -42,6 +49,7 @@ SETTINGS = {
     # All that is loaded stays behind the slot, however long loading takes.
     "wal_keep_size": "4GB",
     "synchronous_commit": "off",
+    "listen_addresses": LOOPBACK,
 }
 
 
@@ -67,17 +75,29 @@ def open_session(path: Path, database: str = "postgres") -> Session:
     """A session of the cluster's administrator by its Unix socket."""
     raw = socket.socket(socket.AF_UNIX)
     raw.connect(str(path))
+    return _session(raw, Endpoint(str(path), 0), database)
+
+
+def _session(raw: socket.socket, endpoint: Endpoint, database: str) -> Session:
     connection = Connection(ADMINISTRATOR, database=database, sock=raw, ssl_context=False)
-    return Session(connection, _Watchdog(raw.dup()), Endpoint(str(path), 0), Credentials(ADMINISTRATOR, ""))
+    return Session(connection, _Watchdog(raw.dup()), endpoint, Credentials(ADMINISTRATOR, ""))
+
+
+def _free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
 
 
 class Bench:
     """A cluster with a load behind a slot, which is copied for every run."""
 
     def __init__(self, folder: Path) -> None:
-        self.host = PostgresHost(folder)
+        # A cluster's number is its port
+        self.host = PostgresHost(folder, first_number=_free_port())
         self.cluster = Cluster(self.host, "bench", lambda _: None)
         self.cluster.create(make_template(self.host))
+        self.host.write(self.cluster.data / "pg_hba.conf", ADMITTED + HOST_BASED_AUTHENTICATION)
         self.cluster.configure(SETTINGS)
         self.cluster.start()
         number = self.cluster.socket.suffix.removeprefix(".")
@@ -86,6 +106,14 @@ class Bench:
 
     def open(self, database: str = "postgres") -> Session:
         return open_session(self.cluster.socket, database)
+
+    def open_by(self, way: Way) -> Session:
+        if way == "unix":
+            return self.open()
+        port = int(self.address[3])
+        raw = socket.create_connection((LOOPBACK, port))
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _session(raw, Endpoint(LOOPBACK, port), "postgres")
 
     def load(self, load: str, keep_before: bool = False) -> None:
         """Put the load `pgbench` or `copy` behind the slot; `keep_before`: the database as it was, as `before`."""
@@ -119,16 +147,16 @@ class Bench:
         for _ in range(COPIES):
             self.session.run(f"COPY loaded FROM '{rows}'", SECONDS)
 
-    def measure(self, runs: int, folder: Path) -> Figures:
+    def measure(self, runs: int, folder: Path, way: Way) -> Figures:
         ((end,),) = self.session.run("SELECT pg_current_wal_flush_lsn()::text", SECONDS)
         figures = Figures()
         for number in range(runs):
             with self.slot("theirs"):
-                seconds, size = self.theirs(end)
+                seconds, size = self.theirs(end, way)
             figures.theirs.append(seconds)
             figures.their_bytes.append(size)
             with self.slot(source.NAME):
-                seconds, size = self.ours(folder / str(number))
+                seconds, size = self.ours(folder / str(number), way)
             figures.ours.append(seconds)
             figures.our_bytes.append(size)
         return figures
@@ -139,12 +167,13 @@ class Bench:
         yield
         self.session.run(f"SELECT pg_drop_replication_slot('{name}')", SECONDS)
 
-    def theirs(self, end: str) -> tuple[float, int]:
+    def theirs(self, end: str, way: Way) -> tuple[float, int]:
+        address = self.address if way == "unix" else ("-h", LOOPBACK, *self.address[2:])
         output = self.host.storage / "pg_recvlogical"
         options = ("-o", "proto_version=1", "-o", f"publication_names={source.NAME}")
         started = time.monotonic()
         self.host.run(
-            "pg_recvlogical", *self.address, "-d", "postgres", "--slot", "theirs", "--start", "--no-loop",
+            "pg_recvlogical", *address, "-d", "postgres", "--slot", "theirs", "--start", "--no-loop",
             "--endpos", end, *options, "-f", str(output),
         )  # fmt: skip
         seconds = time.monotonic() - started
@@ -152,8 +181,8 @@ class Bench:
         output.unlink()
         return seconds, size
 
-    def ours(self, folder: Path) -> tuple[float, int]:
-        with self.open() as session:
+    def ours(self, folder: Path, way: Way) -> tuple[float, int]:
+        with self.open_by(way) as session:
             archive = Archive(session, folder, 1, batch=10_000_000, patience=SECONDS)
             archive.prepare()
             started = time.monotonic()
@@ -182,10 +211,10 @@ def bench_in_a_folder() -> Iterator[tuple[Bench, Path]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _measured(load: str, runs: int) -> Figures:
+def _measured(load: str, runs: int) -> dict[Way, Figures]:
     with bench_in_a_folder() as (bench, folder):
         bench.load(load)
-        return bench.measure(runs, folder)
+        return {way: bench.measure(runs, folder, way) for way in WAYS}
 
 
 def transaction_log(runs: int, environment: Mapping[str, str]) -> dict[str, Result]:
@@ -193,8 +222,15 @@ def transaction_log(runs: int, environment: Mapping[str, str]) -> dict[str, Resu
     del environment
     results = {}
     for load, suffix in (("pgbench", ""), ("copy", "_copy")):
-        figures = _measured(load, max(runs, FEWEST_RUNS))
-        results[f"archive_vs_pg_recvlogical{suffix}"] = median_of(figures.ratios(), RATIO_TARGET, "×", at_least=True)
-        results[f"archive_bytes_vs_pg_recvlogical{suffix}"] = median_of(figures.sizes(), BYTES_TARGET, "×")
-        print(f"{load}: ours {sorted(figures.ours)} s, pg_recvlogical {sorted(figures.theirs)} s")
+        measured = _measured(load, max(runs, FEWEST_RUNS))
+        for way, figures in measured.items():
+            print(f"{load} by {way}: ours {sorted(figures.ours)} s, pg_recvlogical {sorted(figures.theirs)} s")
+        ratios, by_socket = (measured[way].ratios() for way in WAYS)
+        results[f"archive_vs_pg_recvlogical{suffix}"] = replace(
+            median_of(ratios, RATIO_TARGET, "×", at_least=True),
+            note=f"by TCP; by the Unix socket {statistics.median(by_socket):.2f} "
+            f"({min(by_socket):.2f} – {max(by_socket):.2f})",
+        )
+        sizes = measured["tcp"].sizes()
+        results[f"archive_bytes_vs_pg_recvlogical{suffix}"] = median_of(sizes, BYTES_TARGET, "×")
     return results

@@ -48,12 +48,12 @@ class Account:
 class PostgresHost:
     """Owns the folders and the PostgreSQL processes of one fleet; `close` removes them all."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, first_number: int = 1) -> None:
         state.mkdir(parents=True, exist_ok=True)
         sweep(state)
         self._state = state.resolve()
         self._account = _account() if os.geteuid() == 0 else None
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first_number)
         self._closed = False
         self.storage = self._make_storage()
         self.sockets = self._make_sockets()
