@@ -23,6 +23,6 @@ def test_a_functions_new_log_is_found_behind_more_old_ones_than_an_answer_holds(
     site.renewed["witness-a"] = time.time() * 1000
     logs.create_log_stream(logGroupName=GROUP, logStreamName="b")
     assert not site.has_logged("witness-a"), "an environment that is at work yet"
-    event = {"timestamp": int(time.time() * 1000), "message": '{"type": "platform.report"}'}
+    event = {"timestamp": int(site.renewed["witness-a"]) + 1, "message": '{"type": "platform.report"}'}
     logs.put_log_events(logGroupName=GROUP, logStreamName="b", logEvents=[event])
     assert site.has_logged("witness-a")
