@@ -135,7 +135,7 @@ class Site:
         # An answer has at most 50 streams, in the order of their names, and each environment makes one.
         for page in logs.get_paginator("describe_log_streams").paginate(logGroupName=group):
             for stream in page["logStreams"]:
-                if int(stream["creationTime"]) >= self.renewed[name]:
+                if int(stream["creationTime"]) >= int(self.renewed[name]):
                     events = logs.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"])["events"]
                     if any("platform.report" in event["message"] for event in events):
                         return True
