@@ -124,7 +124,7 @@ class _Endpoint:
     rules: Rules
     server: asyncio.Server | None = None
     target: Path | None = None
-    servers: int = 0
+    servers: int = 0  # so many have been behind it: a connection belongs to the one that it was made to
     fault: Fault = Fault()
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     connections: set[_Connection] = field(default_factory=set)
